@@ -1,0 +1,90 @@
+//! Why a node runs, or does not: every decision as data with old and new values. Decides nothing.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Why a node has to run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum Reason {
+    /// No result is recorded for this node at all.
+    NeverBuilt,
+    /// An input file has other content, kind or mode than in the last result.
+    InputChanged { path: String, old: String, new: String },
+    /// An input file is new.
+    InputAdded { path: String },
+    /// An input file is gone.
+    InputRemoved { path: String },
+    /// The instructions that count have changed.
+    DockerfileChanged { path: String },
+    /// A base resolves to something else.
+    BaseMoved { reference: String, old: String, new: String },
+    /// A build argument, or one of an entry's fields that count, has another value.
+    ArgumentChanged { name: String, old: Option<String>, new: Option<String> },
+    /// A parent, or a test's subject, is another image.
+    DependencyChanged { label: String, old: Option<String>, new: Option<String> },
+    /// The definition of a test has changed.
+    TestChanged { old: String, new: String },
+    /// The tests that a name needs are others.
+    TestsChanged { added: Vec<String>, removed: Vec<String> },
+    /// The last attempt under this key failed.
+    LastRunFailed { run: String },
+    /// A freshness policy renewed its stamp.
+    PolicyRenewed { policy: String, stamp: String },
+    /// The user asked for it.
+    Forced { reason: Option<String> },
+    /// Its result is needed by something that runs and can be had nowhere.
+    NeededNowhere { needed_by: String },
+    /// The name points elsewhere, or nowhere, as far as the record knows.
+    NameMoves { name: String, old: Option<String>, new: String },
+    /// igraph computes keys in another way now.
+    KeySchema { old: u32, new: u32 },
+    /// The engine, or how igraph uses it, is another.
+    EngineChanged { old: String, new: String },
+}
+
+fn short(value: &str) -> &str {
+    match value.strip_prefix("sha256:") {
+        Some(hex) if hex.len() == 64 => &hex[..12],
+        _ if value.len() == 64 && value.bytes().all(|c| c.is_ascii_hexdigit()) => &value[..12],
+        _ => value,
+    }
+}
+
+struct Shown<'a>(&'a Option<String>);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.as_deref().map_or("nothing", short))
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NeverBuilt => f.write_str("no result yet"),
+            Self::InputChanged { path, .. } => write!(f, "{path} changed"),
+            Self::InputAdded { path } => write!(f, "{path} added"),
+            Self::InputRemoved { path } => write!(f, "{path} removed"),
+            Self::DockerfileChanged { path } => write!(f, "{path} changed"),
+            Self::BaseMoved { reference, old, new } => write!(f, "base {reference} moved: {} → {}", short(old), short(new)),
+            Self::ArgumentChanged { name, old, new } => write!(f, "{name} changed: {} → {}", Shown(old), Shown(new)),
+            Self::DependencyChanged { label, old, new } => write!(f, "{label} changed: {} → {}", Shown(old), Shown(new)),
+            Self::TestChanged { .. } => f.write_str("test definition changed"),
+            Self::TestsChanged { added, removed } => {
+                f.write_str("tests changed:")?;
+                added.iter().try_for_each(|test| write!(f, " +{test}"))?;
+                removed.iter().try_for_each(|test| write!(f, " -{test}"))
+            }
+            Self::LastRunFailed { run } => write!(f, "failed in run {run}"),
+            Self::PolicyRenewed { policy, stamp } => write!(f, "{policy} renewed at {stamp}"),
+            Self::Forced { reason: None } => f.write_str("forced"),
+            Self::Forced { reason: Some(reason) } => write!(f, "forced: {reason}"),
+            Self::NeededNowhere { needed_by } => write!(f, "needed by {needed_by} and nowhere to be had"),
+            Self::NameMoves { name, old, new } => write!(f, "{name}: {} → {}", Shown(old), short(new)),
+            Self::KeySchema { old, new } => write!(f, "key schema {old} → {new}"),
+            Self::EngineChanged { old, new } => write!(f, "engine {old} → {new}"),
+        }
+    }
+}
