@@ -6,6 +6,7 @@
 
 pub mod cancel;
 pub mod clock;
+pub mod component;
 pub mod digest;
 pub mod event;
 pub mod failure;
@@ -16,6 +17,7 @@ pub mod platform;
 pub mod problem;
 pub mod reason;
 pub mod reference;
+pub mod stamp;
 
 pub mod dockerfile;
 pub mod engine;

@@ -1,6 +1,6 @@
 //! The Dockerfile language: parse, expand, stages, context inputs, `.dockerignore`. Knows no graph, key or engine.
 
-use std::path::PathBuf;
+use crate::stamp::Stamp;
 
 /// A parsed Dockerfile.
 pub struct Dockerfile {}
@@ -16,7 +16,7 @@ pub enum EntryKind {
     /// A folder.
     Folder,
     /// A symbolic link and its text.
-    Link { target: PathBuf },
+    Link { target: String },
 }
 
 /// A path of the context that an instruction can read.
@@ -26,4 +26,6 @@ pub struct ContextEntry {
     pub path: String,
     /// What it is.
     pub kind: EntryKind,
+    /// The stat it was listed with; no part of any key.
+    pub stamp: Stamp,
 }

@@ -1,0 +1,54 @@
+//! The named components of a key: what a key is made of, kept beside it. Knows no meaning of the names.
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Key;
+
+/// Rises when keys are computed in another way.
+pub const KEY_SCHEMA: u32 = 1;
+
+/// One named input of a key. Names are like `base docker.io/library/debian:jessie`, `file node/4.2.1/start.sh`, `arg VERSION`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Component {
+    /// What it is; unique within a key.
+    pub name: String,
+    /// Its value as text: a digest, a setting.
+    pub value: String,
+}
+
+impl Component {
+    /// A component.
+    pub fn new(name: impl Into<String>, value: impl Into<String>) -> Self {
+        Self { name: name.into(), value: value.into() }
+    }
+}
+
+/// The key of `components`: BLAKE3 over the schema and the sorted list, every text prefixed by its length (u64, little-endian).
+/// Sorts the list in place, so that what is kept is what was hashed.
+pub fn key_of(components: &mut [Component]) -> Key {
+    components.sort();
+    let mut hasher = blake3::Hasher::new_derive_key("igraph 2026 key of a node");
+    hasher.update(&KEY_SCHEMA.to_le_bytes());
+    let mut text = |text: &str| {
+        hasher.update(&(text.len() as u64).to_le_bytes());
+        hasher.update(text.as_bytes());
+    };
+    for component in components.iter() {
+        text(&component.name);
+        text(&component.value);
+    }
+    Key::from_bytes(*hasher.finalize().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn order_does_not_count_and_boundaries_do() {
+        let key = |pairs: &[(&str, &str)]| key_of(&mut pairs.iter().map(|(name, value)| Component::new(*name, *value)).collect::<Vec<_>>());
+        assert_eq!(key(&[("a", "1"), ("b", "2")]), key(&[("b", "2"), ("a", "1")]));
+        assert_ne!(key(&[("a", "1b")]), key(&[("a1", "b")]));
+        assert_ne!(key(&[]), key(&[("", "")]));
+    }
+}
