@@ -1,1 +1,3 @@
-//! Placeholder facade.
+//! Execution: queue, slots, attempts, retry, cancel. Knows no console.
+
+pub mod queue;
