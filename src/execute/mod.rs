@@ -1,3 +1,4 @@
 //! Execution: queue, slots, attempts, retry, cancel. Knows no console.
 
 pub mod queue;
+pub mod retry;
