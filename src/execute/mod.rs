@@ -2,3 +2,4 @@
 
 pub mod queue;
 pub mod retry;
+pub mod tested;
