@@ -32,6 +32,10 @@ pub enum Reason {
     LastRunFailed { run: String },
     /// A freshness policy renewed its stamp.
     PolicyRenewed { policy: String, stamp: String },
+    /// The config of a base, which may hold ENV and ONBUILD, is not recorded here.
+    ConfigNotHere { reference: String },
+    /// Something stands in for a base in this run.
+    StandsIn { reference: String, by: String },
     /// The user asked for it.
     Forced { reason: Option<String> },
     /// Its result is needed by something that runs and can be had nowhere.
@@ -79,6 +83,8 @@ impl fmt::Display for Reason {
             }
             Self::LastRunFailed { run } => write!(f, "failed in run {run}"),
             Self::PolicyRenewed { policy, stamp } => write!(f, "{policy} renewed at {stamp}"),
+            Self::ConfigNotHere { reference } => write!(f, "config of {reference} not here"),
+            Self::StandsIn { reference, by } => write!(f, "{by} stands in for {reference}"),
             Self::Forced { reason: None } => f.write_str("forced"),
             Self::Forced { reason: Some(reason) } => write!(f, "forced: {reason}"),
             Self::NeededNowhere { needed_by } => write!(f, "needed by {needed_by} and nowhere to be had"),

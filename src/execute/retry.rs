@@ -2,39 +2,13 @@
 
 use std::time::Duration;
 
+use crate::spec::RetryPolicy;
 use crate::failure::{Failure, FailureClass, Retry};
-
-/// How attempts are repeated (BUILD.ron `retries`, `--retries`).
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Policy {
-    /// Attempts after the first.
-    pub max: u32,
-    /// Wait before the second attempt.
-    pub delay: Duration,
-    /// Each further wait is this many times the one before.
-    pub backoff: f64,
-    /// No wait is longer than this, but a registry's Retry-After.
-    pub max_delay: Duration,
-    /// A Retry-After longer than this ends the attempts at once.
-    pub max_wait: Duration,
-}
-
-impl Default for Policy {
-    fn default() -> Self {
-        Self {
-            max: 3,
-            delay: Duration::from_secs(2),
-            backoff: 2.0,
-            max_delay: Duration::from_secs(60),
-            max_wait: Duration::from_secs(600),
-        }
-    }
-}
 
 /// The wait before the next attempt, or `None` when `failure`, of the `attempt`th attempt (from 1), is the last word.
 /// A test's step failures are tried again too (`step_too`), so that a flaky one is seen as such.
 /// `chance` in `0.0..1.0` spreads waits over half to all of the delay.
-pub fn next_wait(policy: &Policy, attempt: u32, failure: &Failure, step_too: bool, chance: f64) -> Option<Duration> {
+pub fn next_wait(policy: &RetryPolicy, attempt: u32, failure: &Failure, step_too: bool, chance: f64) -> Option<Duration> {
     if attempt > policy.max {
         return None;
     }
@@ -58,7 +32,7 @@ mod tests {
 
     #[test]
     fn waits_by_class() {
-        let policy = Policy::default();
+        let policy = RetryPolicy::default();
         let wait = |attempt, failure: Failure, step_too| next_wait(&policy, attempt, &failure, step_too, 1.0).map(|wait| wait.as_secs());
         let after = |seconds| Failure::infra("429").retry(Retry::After(Duration::from_secs(seconds)));
         assert_eq!(wait(1, Failure::infra("reset"), false), Some(2));
@@ -71,6 +45,6 @@ mod tests {
         assert_eq!(wait(1, Failure::infra("disk full").retry(Retry::Never), false), None);
         assert_eq!(wait(1, Failure::stopped(), true), None);
         assert_eq!(next_wait(&policy, 1, &Failure::infra("x"), false, 0.0), Some(Duration::from_secs(1)));
-        assert_eq!(next_wait(&Policy { max: 99, ..policy }, 60, &Failure::infra("x"), false, 1.0), Some(Duration::from_secs(60)));
+        assert_eq!(next_wait(&RetryPolicy { max: 99, ..policy }, 60, &Failure::infra("x"), false, 1.0), Some(Duration::from_secs(60)));
     }
 }
