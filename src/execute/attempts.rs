@@ -8,7 +8,7 @@ use crate::engine::{Attempt, Output};
 use crate::event::{Event, Stream};
 use crate::failure::{Failure, FailureClass};
 use crate::label::NodeLabel;
-use crate::record::{AttemptLog, AttemptRecord};
+use crate::record::{AttemptRecord, log_name};
 use crate::spec::RetryPolicy;
 
 /// How the attempts of a step ended.
@@ -34,16 +34,14 @@ impl<T> Attempts<T> {
     }
 }
 
-/// Sends output lines of one attempt to its log and the listeners.
+/// Sends what an attempt says to the listeners.
 struct Tee<'a> {
     world: &'a World<'a>,
     label: &'a NodeLabel,
-    log: &'a AttemptLog,
 }
 
 impl Output for Tee<'_> {
     fn line(&self, stream: Stream, line: &str) {
-        self.log.line(stream, line);
         self.world.emit(&Event::Output { node: self.label.clone(), stream, line: line.to_owned() });
     }
 
@@ -76,25 +74,16 @@ pub(super) fn attempt<T>(
         number += 1;
         let at = world.clock.now();
         let began = world.clock.monotonic();
-        let (result, name) = match world.log.attempt(label, number) {
-            Ok(log) => {
-                world.emit(&Event::AttemptStarted { at, node: label.clone(), attempt: number, log: log.name().to_owned() });
-                let output = Tee { world, label, log: &log };
-                let result = step(&Attempt { cancel: world.cancel, output: &output, timeout: terms.timeout }, number);
-                if let Err(failure) = &result {
-                    log.line(Stream::Engine, &format!("igraph: {failure}"));
-                }
-                (result, log.name().to_owned())
-            }
-            Err(error) => (Err(record_failure(&error)), String::new()),
-        };
+        let log = log_name(label, number);
+        world.emit(&Event::AttemptStarted { at, node: label.clone(), attempt: number, log: log.clone() });
+        let result = step(&Attempt { cancel: world.cancel, output: &Tee { world, label }, timeout: terms.timeout }, number);
         let failure = result.as_ref().err().cloned();
         let wait = failure.as_ref().and_then(|failure| retry::next_wait(&terms.policy, number, failure, terms.step_too, world.chance()));
         records.push(AttemptRecord {
             number,
             at,
             duration_ms: millis(world.clock.monotonic().saturating_sub(began)),
-            log: name,
+            log,
             failure: failure.clone(),
             delay_ms: wait.map(millis),
         });

@@ -230,7 +230,7 @@ pub(super) fn record<T>(world: &World<'_>, index: NodeIndex, kind: NodeKind, rec
         image: recorded.image,
         manifest: None,
         components: recorded.components,
-        run: world.log.run().to_owned(),
+        run: world.run.to_owned(),
         at: world.clock.now(),
         duration_ms: millis(recorded.attempts.duration),
         attempts: recorded.attempts.count(),

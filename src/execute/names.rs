@@ -102,7 +102,7 @@ fn settlement(
     let node = world.graph.node(index);
     let (key, components) = world.planner.name_key(&name.reference, tested);
     let label = step_label(world, index, name, scope);
-    let (run, at) = (world.log.run().to_owned(), world.clock.now());
+    let (run, at) = (world.run.to_owned(), world.clock.now());
     let image = tested.image();
     let record = NameRecord { scope, name: name.reference.clone(), image, manifest, key, node: label.clone(), run: run.clone(), at };
     let result = ResultRecord {
@@ -317,7 +317,7 @@ impl Publication<'_> {
             node: world.graph.node(self.index).owner.clone(),
             image: self.tested.image(),
             manifest: pending.first().and_then(|name| published.get(&name.reference.name())).map(|manifest| manifest.digest),
-            run: world.log.run().to_owned(),
+            run: world.run.to_owned(),
             at: world.clock.now(),
             names: pending
                 .iter()

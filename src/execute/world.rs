@@ -20,7 +20,7 @@ use crate::label::NodeLabel;
 use crate::lock::LockFile;
 use crate::plan::{Decision, Planner, Value};
 use crate::reason::Reason;
-use crate::record::{RunWriter, State};
+use crate::record::State;
 use crate::registry::Client;
 use crate::spec::{self, Catalogue, RetryPolicy};
 
@@ -92,8 +92,10 @@ pub struct World<'a> {
     pub clock: &'a dyn Clock,
     /// Who listens.
     pub sink: &'a dyn Sink,
-    /// Where attempts are logged.
-    pub log: &'a RunWriter,
+    /// The run's id.
+    pub run: &'a str,
+    /// How long nodes took last time, in milliseconds.
+    pub durations: &'a BTreeMap<NodeLabel, u64>,
     /// Stops the run.
     pub cancel: &'a Cancel,
     /// Environment variables that build files name.
@@ -197,7 +199,7 @@ impl World<'_> {
         };
         match &node.body {
             Body::Gate(_) => guess,
-            _ => self.state.last_duration_ms(&node.label(), &node.platform).unwrap_or(guess),
+            _ => self.durations.get(&node.label()).copied().unwrap_or(guess),
         }
     }
 

@@ -3,6 +3,8 @@
 
 mod decide;
 mod past;
+mod records;
 
 pub use decide::{Decision, Planner, PlannerOptions, Value};
+pub use records::Records;
 pub use past::{LockedBase, NameScope, Past, PastName, PastResult};

@@ -12,6 +12,7 @@ use crate::digest::{Digest, ImageId, Key};
 use crate::image::{Compression, ImageConfig};
 use crate::label::NodeLabel;
 use crate::record::error::RecordError;
+use crate::record::publishing::write_documents;
 use crate::record::state::{State, bytes32, json, parsed, signed, to_json, unsigned};
 use crate::reference::Reference;
 
@@ -97,6 +98,8 @@ pub struct Facts {
     pub blobs: Vec<BlobPlace>,
     /// Configs of images by their digest, i.e. image id.
     pub configs: Vec<(Digest, ImageConfig)>,
+    /// Exact bytes of manifests and configs that were published, by digest.
+    pub documents: Vec<(Digest, Vec<u8>)>,
     /// Images that igraph made on an engine it does not own, and may remove there.
     pub claims: Vec<ImageId>,
 }
@@ -161,6 +164,7 @@ pub(crate) fn write_facts(connection: &Connection, facts: &Facts) -> rusqlite::R
             .prepare_cached("INSERT OR REPLACE INTO configs (digest, config) VALUES (?1, ?2)")?
             .execute(params![digest.as_bytes(), to_json(config)?])?;
     }
+    write_documents(connection, &facts.documents)?;
     for image in &facts.claims {
         connection.prepare_cached("INSERT OR IGNORE INTO claims (image) VALUES (?1)")?.execute([image.0.as_bytes()])?;
     }

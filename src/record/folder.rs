@@ -62,6 +62,11 @@ impl StateFolder {
     }
 
     /// The folder of snapshots.
+    pub fn bases(&self) -> PathBuf {
+        self.path.join("bases")
+    }
+
+    /// Witnesses of a no-op.
     pub fn snapshots(&self) -> PathBuf {
         self.path.join("snapshot")
     }

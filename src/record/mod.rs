@@ -12,6 +12,7 @@
 //! | `components` | the stored form of a key's components |
 //! | `facts` | names, locations, blobs, configs, claims |
 //! | `settle` | one transaction per node |
+//! | `publishing` | bytes of manifests and configs, what others left at names |
 //! | `journal` | groups of names in flight |
 //! | `collect` | forgetting what is old |
 //! | `travel` | `state save` and `state load` |
@@ -24,6 +25,7 @@ mod error;
 mod facts;
 mod folder;
 mod journal;
+mod publishing;
 mod recorder;
 mod result;
 mod runs;

@@ -171,6 +171,14 @@ fn record_of(row: &Row<'_>) -> rusqlite::Result<ResultRecord> {
     })
 }
 
+fn summary_of(row: &Row<'_>) -> rusqlite::Result<Summary> {
+    Ok(Summary {
+        verdict: parsed(row, 0)?,
+        image: row.get::<_, Option<[u8; 32]>>(1)?.map(|id| ImageId(Digest::from_bytes(id))),
+        manifest: row.get::<_, Option<[u8; 32]>>(2)?.map(Digest::from_bytes),
+    })
+}
+
 impl State {
     /// The newest result under each key, in the order asked; `None` where there is none.
     ///
@@ -185,16 +193,22 @@ impl State {
             let mut statement = connection.prepare_cached("SELECT verdict, image, manifest FROM current WHERE key = ?1")?;
             for index in order {
                 found[index] = statement
-                    .query_row([keys[index].as_bytes()], |row| {
-                        Ok(Summary {
-                            verdict: parsed(row, 0)?,
-                            image: row.get::<_, Option<[u8; 32]>>(1)?.map(|id| ImageId(Digest::from_bytes(id))),
-                            manifest: row.get::<_, Option<[u8; 32]>>(2)?.map(Digest::from_bytes),
-                        })
-                    })
+                    .query_row([keys[index].as_bytes()], summary_of)
                     .optional()?;
             }
             Ok(found)
+        })
+    }
+
+    /// The newest result under every key.
+    ///
+    /// # Errors
+    /// Of the database.
+    pub fn summaries(&self) -> Result<std::collections::HashMap<Key, Summary>, RecordError> {
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached("SELECT verdict, image, manifest, key FROM current")?;
+            let rows = statement.query_map([], |row| Ok((Key::from_bytes(bytes32(row, 3)?), summary_of(row)?)))?;
+            rows.collect()
         })
     }
 

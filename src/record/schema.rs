@@ -95,6 +95,12 @@ const V1: &str = "
 
     CREATE TABLE configs (digest BLOB PRIMARY KEY, config TEXT NOT NULL) STRICT;
 
+    -- exact bytes of the manifests and configs that were published
+    CREATE TABLE documents (digest BLOB PRIMARY KEY, bytes BLOB NOT NULL) STRICT;
+
+    -- what someone else left at a name that igraph wrote, once reported
+    CREATE TABLE foreign_moves (name TEXT PRIMARY KEY, manifest BLOB NOT NULL) STRICT, WITHOUT ROWID;
+
     -- images that igraph made on an engine it does not own
     CREATE TABLE claims (image BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
 
