@@ -25,6 +25,16 @@ pub struct ContextEntry {
     pub stamp: Stamp,
 }
 
+/// A context entry with what the key saw of it. Who reads other bytes than these later fails (`PATH changed while it was read`),
+/// and never goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContextInput {
+    /// What and where.
+    pub entry: ContextEntry,
+    /// BLAKE3 of a file's content; `None` for folders and links.
+    pub content: Option<[u8; 32]>,
+}
+
 /// Exactly what of the context the needed stages can read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ContextUse {

@@ -8,7 +8,7 @@ mod instruction;
 mod listing;
 mod resolved;
 
-pub use context::{ContextEntry, ContextSource, ContextUse, EntryKind};
+pub use context::{ContextEntry, ContextInput, ContextSource, ContextUse, EntryKind};
 pub use instruction::{
     AddFlags, ArgDeclaration, Command, CommandLine, Dockerfile, FileSource, Healthcheck, HealthcheckTest, Heredoc, ImageFrom, Instruction,
     Mount, MountKind, OnBuild, Pair, Run, Span, Spanned, Stage, Transfer,

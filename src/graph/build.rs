@@ -13,7 +13,7 @@ use crate::label::{Label, Name, NodeLabel};
 use crate::platform::Platform;
 use crate::problem::{Place, Problem, Source};
 use crate::reference::Reference;
-use crate::spec::{self, Catalogue, Claim, Destination};
+use crate::spec::{self, Catalogue, Destination};
 use crate::stamp::Stamp;
 
 /// How far the graph goes above the images.
@@ -276,14 +276,10 @@ impl<'c> Builder<'c, '_> {
             return Ok(Target::Subject);
         }
         let reference: Reference = text.parse().map_err(|error: crate::reference::ParseReferenceError| Problem::new(error.to_string()))?;
-        match self.catalogue.claims.whose(&reference) {
-            Claim::Outside => Ok(Target::Outside(reference)),
-            Claim::Entry(label) => Ok(Target::Entry(label)),
-            Claim::Conflict(labels) => {
-                let labels: Vec<String> = labels.iter().map(ToString::to_string).collect();
-                Err(Problem::new(format!("`{text}` belongs to {}: it must be one", labels.join(" and "))))
-            }
-        }
+        Ok(match self.catalogue.claims.owner(&reference) {
+            None => Target::Outside(reference),
+            Some(label) => Target::Entry(label.clone()),
+        })
     }
 
     /// Adds a node for every image that was read, and for every base referred to.
