@@ -6,6 +6,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use crate::access::{Network, SecretSource};
 use crate::cancel::Cancel;
 use crate::digest::{Digest, ImageId, Key};
 use crate::dockerfile::{ContextEntry, Dockerfile, Resolved};
@@ -40,27 +41,6 @@ pub struct Attempt<'a> {
     pub output: &'a dyn Output,
     /// After this long the call is stopped and fails as a step: `timed out after 5m`.
     pub timeout: Option<Duration>,
-}
-
-/// A secret or ssh agent that a build may mount; its value is read when used and kept out of keys and logs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SecretSource {
-    /// The value of an environment variable.
-    Env(String),
-    /// The bytes of a file.
-    File(PathBuf),
-}
-
-/// The network of RUN steps and of a test's commands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Network {
-    /// What the engine does by itself.
-    #[default]
-    Default,
-    /// The host's.
-    Host,
-    /// None.
-    None,
 }
 
 /// An image to build. Everything outside is already resolved: the engine asks no registry.
