@@ -27,7 +27,7 @@ pub enum NameScope {
 }
 
 impl NameScope {
-    fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Local => "local",
             Self::Registry => "registry",

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::record::error::RecordError;
@@ -86,7 +87,9 @@ pub(crate) fn replace_durably(path: &Path, bytes: &[u8]) -> Result<(), RecordErr
 fn write_beside(path: &Path, bytes: &[u8], durable: bool) -> Result<(), RecordError> {
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let fail = |source| RecordError::io("write", path, source);
-    let mut file = tempfile::Builder::new().prefix(".igraph-").tempfile_in(folder).map_err(fail)?;
+    // a temporary file is private otherwise; this one follows the umask
+    let readable = fs::Permissions::from_mode(0o666);
+    let mut file = tempfile::Builder::new().prefix(".igraph-").permissions(readable).tempfile_in(folder).map_err(fail)?;
     file.write_all(bytes).map_err(fail)?;
     if durable {
         file.as_file().sync_all().map_err(fail)?;

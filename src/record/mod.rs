@@ -43,7 +43,7 @@ mod samples;
 #[cfg(test)]
 mod state_tests;
 
-//pub use collect::{Forgotten, KEPT_RESULTS};
+pub use collect::{Forgotten, KEPT_RESULTS};
 pub use error::RecordError;
 pub use facts::{BlobPlace, Facts, Location, NameRecord, NameScope};
 pub use folder::StateFolder;
@@ -54,5 +54,5 @@ pub use runs::{KEPT_RUNS, RunLog, RunSummary, log_name};
 pub use settle::{AttemptRecord, Settlement};
 //pub use snapshot::{Difference, Snapshot, SnapshotDraft, Validity, Written};
 pub use state::{State, StateIdentity};
-//pub use travel::{Loaded, VERSION as TRAVEL_VERSION};
+pub use travel::{Loaded, VERSION as TRAVEL_VERSION};
 pub use writer::{Holder, Wait, WriterLock};

@@ -110,11 +110,18 @@ impl State {
 
     /// Runs one transaction: all of `work`, durable, or none of it.
     pub(crate) fn write<T>(&self, work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>) -> Result<T, RecordError> {
+        self.transact(true, |transaction| work(transaction).map_err(|source| RecordError::database(&self.path, source)))
+    }
+
+    /// Runs one transaction whose work may fail for other reasons too; without `keep` it is only tried.
+    pub(crate) fn transact<T>(&self, keep: bool, work: impl FnOnce(&Transaction<'_>) -> Result<T, RecordError>) -> Result<T, RecordError> {
         let mut connection = self.connection();
         let fail = |source| RecordError::database(&self.path, source);
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fail)?;
-        let value = work(&transaction).map_err(fail)?;
-        transaction.commit().map_err(fail)?;
+        let value = work(&transaction)?;
+        if keep {
+            transaction.commit().map_err(fail)?;
+        }
         Ok(value)
     }
 
