@@ -119,9 +119,26 @@ pub enum Event {
     /// Something worth telling that ends nothing.
     Warning { at: Timestamp, node: Option<NodeLabel>, message: String },
     /// A node left the queue and has to run.
-    NodeStarted { at: Timestamp, node: NodeLabel, kind: NodeKind, reasons: Vec<Reason> },
+    NodeStarted {
+        at: Timestamp,
+        node: NodeLabel,
+        kind: NodeKind,
+        reasons: Vec<Reason>,
+        /// What it directly depends on, so that the critical path can be told from the events alone.
+        #[serde(default)]
+        needs: Vec<NodeLabel>,
+    },
     /// An attempt of a node begins; `log` is its file within the run's folder.
-    AttemptStarted { at: Timestamp, node: NodeLabel, attempt: u32, log: String },
+    AttemptStarted {
+        at: Timestamp,
+        node: NodeLabel,
+        /// From 1.
+        attempt: u32,
+        /// How many there may be at most; 0 where that is not known.
+        #[serde(default)]
+        of: u32,
+        log: String,
+    },
     /// A line of output of a running attempt; never recorded, the attempt's log has it.
     Output { node: NodeLabel, stream: Stream, line: String },
     /// Work of known length within an attempt, in bytes or items; never recorded.
@@ -129,7 +146,18 @@ pub enum Event {
     /// An attempt failed and another follows after `delay_ms`.
     AttemptFailed { at: Timestamp, node: NodeLabel, attempt: u32, failure: Failure, delay_ms: Option<u64> },
     /// The node's terminal event.
-    NodeFinished { at: Timestamp, node: NodeLabel, kind: NodeKind, outcome: Outcome, reasons: Vec<Reason>, attempts: u32, duration_ms: u64 },
+    NodeFinished {
+        at: Timestamp,
+        node: NodeLabel,
+        kind: NodeKind,
+        outcome: Outcome,
+        reasons: Vec<Reason>,
+        attempts: u32,
+        duration_ms: u64,
+        /// The image it is, tests or names, where that is known; for a fresh node too.
+        #[serde(default)]
+        image: Option<ImageId>,
+    },
     /// The last of a run.
     RunFinished { at: Timestamp, duration_ms: u64, exit_code: u8, stopped_by: Option<String> },
 }

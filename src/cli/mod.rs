@@ -1,6 +1,18 @@
-//! Arguments, one file a command, exit codes, environment.
+//! Arguments, one file a command, exit codes, environment. May use everything; nothing uses it.
 
-/// Runs the program.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::from(70)
-}
+pub mod args;
+pub mod commands;
+pub mod environment;
+mod error;
+mod exit;
+mod printer;
+mod program;
+pub mod topics;
+pub mod values;
+
+pub use args::Args;
+pub use environment::Environment;
+pub use error::Error;
+pub use exit::Exit;
+pub use printer::Printer;
+pub use program::{Context, main, run};

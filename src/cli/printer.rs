@@ -1,0 +1,158 @@
+//! The Printer: the only way out to the terminal. stdout is data that was asked for; people read stderr.
+//! Knows streams and colour, not what is said.
+
+use std::fmt;
+use std::io::{self, BufWriter, Write};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use anstyle::{AnsiColor, Style};
+
+use super::environment::Environment;
+use super::error::Error;
+
+/// Writes data and messages.
+pub struct Printer {
+    data: Mutex<Box<dyn Write + Send>>,
+    people: Mutex<Box<dyn Write + Send>>,
+    color: bool,
+}
+
+/// How a message begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tone {
+    Error,
+    Warning,
+    Hint,
+}
+
+impl Printer {
+    /// To the process's stdout and stderr; colour where stderr is a terminal and the environment has nothing against it.
+    pub fn new(environment: &Environment) -> Self {
+        Self::to(BufWriter::with_capacity(1 << 16, io::stdout()), io::stderr(), environment.color(environment.terminals.stderr))
+    }
+
+    /// To `data` and `people`.
+    pub fn to(data: impl Write + Send + 'static, people: impl Write + Send + 'static, color: bool) -> Self {
+        Self { data: Mutex::new(Box::new(data)), people: Mutex::new(Box::new(people)), color }
+    }
+
+    /// Whether people get colour.
+    pub fn color(&self) -> bool {
+        self.color
+    }
+
+    /// Writes data, as it is; it may stay in a buffer until [`Self::flush`].
+    ///
+    /// # Errors
+    /// [`Error::ClosedPipe`] where the reader has gone, else why stdout could not be written.
+    pub fn data(&self, text: fmt::Arguments<'_>) -> Result<(), Error> {
+        lock(&self.data).write_fmt(text).map_err(Error::stdout)
+    }
+
+    /// Writes one line of data.
+    ///
+    /// # Errors
+    /// As [`Self::data`].
+    pub fn line(&self, text: impl fmt::Display) -> Result<(), Error> {
+        self.data(format_args!("{text}\n"))
+    }
+
+    /// Lets a document be written to stdout.
+    ///
+    /// # Errors
+    /// As [`Self::data`].
+    pub fn document(&self, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Error> {
+        let mut data = lock(&self.data);
+        write(&mut **data).and_then(|()| data.flush()).map_err(Error::stdout)
+    }
+
+    /// Brings buffered data out.
+    ///
+    /// # Errors
+    /// As [`Self::data`].
+    pub fn flush(&self) -> Result<(), Error> {
+        lock(&self.data).flush().map_err(Error::stdout)
+    }
+
+    /// Tells people something, as it is, on a line of its own.
+    pub fn say(&self, text: impl fmt::Display) {
+        self.tell(format_args!("{text}\n"));
+    }
+
+    /// Tells people of an error and what to do about it.
+    pub fn error(&self, error: &Error) {
+        let hint = error.hint();
+        self.message(Tone::Error, &error);
+        if let Some(hint) = hint {
+            self.message(Tone::Hint, &hint);
+        }
+    }
+
+    /// Warns people.
+    pub fn warn(&self, text: impl fmt::Display) {
+        self.message(Tone::Warning, &text);
+    }
+
+    /// Tells people what to do.
+    pub fn hint(&self, text: impl fmt::Display) {
+        self.message(Tone::Hint, &text);
+    }
+
+    fn message(&self, tone: Tone, text: &dyn fmt::Display) {
+        let (word, color) = match tone {
+            Tone::Error => ("error", AnsiColor::Red),
+            Tone::Warning => ("warning", AnsiColor::Yellow),
+            Tone::Hint => ("hint", AnsiColor::Cyan),
+        };
+        let style = if self.color { Style::new().bold().fg_color(Some(color.into())) } else { Style::new() };
+        self.tell(format_args!("{style}{word}{style:#}: {text}\n"));
+    }
+
+    /// Nobody can be told that stderr is closed, so its errors end here.
+    fn tell(&self, text: fmt::Arguments<'_>) {
+        let mut people = lock(&self.people);
+        let _closed = people.write_fmt(text).and_then(|()| people.flush());
+    }
+}
+
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::exit::Exit;
+
+    struct Closed;
+
+    impl Write for Closed {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_closed_pipe_is_an_end_and_not_an_error() {
+        let printer = Printer::to(Closed, Closed, false);
+        let error = printer.line("x").unwrap_err();
+        assert!(matches!(error, Error::ClosedPipe));
+        assert_eq!((error.exit(), error.exit().code()), (Exit::CLOSED_PIPE, 141));
+        printer.say("nobody hears this");
+    }
+
+    #[test]
+    fn label_mistakes_come_with_their_hint() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let printer = Printer::to(io::sink(), file.reopen().unwrap(), false);
+        printer.error(&crate::label::Label::parse("//debian/jessie", None).unwrap_err().into());
+        insta::assert_snapshot!(std::fs::read_to_string(file.path()).unwrap(), @r#"
+        error: `//debian/jessie` names a package, not an image: names are versions here, so there is no default one
+        hint: write `//debian/jessie:VERSION` for one image, `//debian/jessie:` for all of the package, `//debian/jessie/...` for all below it
+        "#);
+    }
+}
