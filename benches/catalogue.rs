@@ -51,7 +51,7 @@ impl Catalogue {
             "builddir = ninja-out\nrule image\n  command = touch $out\n  description = BUILD $out\nrule test\n  command = touch $out\n  description = TEST $out\n",
         );
         fs::create_dir_all(root.join("images/base"))?;
-        write(root, "BUILD.ron", "Workspace(packages: \"images\", engine: Docker())\n")?;
+        write(root, "BUILD.ron", "Workspace(packages: \"images\", engine: Docker)\n")?;
         for package in 0..packages {
             let release = Release::new(package);
             let (system, name) = (release.system, &release.name);
