@@ -1,5 +1,6 @@
 //! What a build may reach beyond its context: network, secrets, ssh agents. Says where, never a value.
 
+use std::fmt;
 use std::path::PathBuf;
 
 /// A secret or ssh agent that a build may mount; its value is read when used and kept out of keys and logs.
@@ -21,4 +22,14 @@ pub enum Network {
     Host,
     /// None.
     None,
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Default => "default",
+            Self::Host => "host",
+            Self::None => "none",
+        })
+    }
 }

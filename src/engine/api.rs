@@ -9,7 +9,8 @@ use std::time::Duration;
 pub use crate::access::{Network, SecretSource};
 use crate::cancel::Cancel;
 use crate::digest::{Digest, ImageId, Key};
-use crate::dockerfile::{ContextEntry, Dockerfile, Resolved};
+pub use crate::dockerfile::ContextInput;
+use crate::dockerfile::{Dockerfile, Resolved};
 use crate::event::Stream;
 use crate::failure::Failure;
 use crate::image::{EngineImage, ImageConfig, ImageSource};
@@ -77,16 +78,6 @@ pub struct BuildRequest<'a> {
     pub proxies: &'a BTreeMap<String, String>,
     /// Leave no content tag behind: a test's throwaway image.
     pub throwaway: bool,
-}
-
-/// A context entry with what the key saw of it. An engine that reads other bytes than these fails with infra
-/// (`PATH changed while it was read`), never builds on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ContextInput {
-    /// What and where.
-    pub entry: ContextEntry,
-    /// BLAKE3 of a file's content; `None` for folders and links.
-    pub content: Option<[u8; 32]>,
 }
 
 /// Commands to run on an image in one throwaway root, in order; the first that fails ends it.

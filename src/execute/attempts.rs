@@ -75,7 +75,7 @@ pub(super) fn attempt<T>(
         let at = world.clock.now();
         let began = world.clock.monotonic();
         let log = log_name(label, number);
-        world.emit(&Event::AttemptStarted { at, node: label.clone(), attempt: number, log: log.clone() });
+        world.emit(&Event::AttemptStarted { at, node: label.clone(), attempt: number, of: terms.policy.max + 1, log: log.clone() });
         let result = step(&Attempt { cancel: world.cancel, output: &Tee { world, label }, timeout: terms.timeout }, number);
         let failure = result.as_ref().err().cloned();
         let wait = failure.as_ref().and_then(|failure| retry::next_wait(&terms.policy, number, failure, terms.step_too, world.chance()));

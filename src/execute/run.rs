@@ -115,7 +115,8 @@ impl Loop<'_, '_> {
         let end = match self.world.decide(index, &lookup) {
             Decision::Run { reasons, key, no_cache } => {
                 for (node, kind) in self.world.graph.node(index).steps().into_iter().take(1) {
-                    self.world.emit(&Event::NodeStarted { at: self.world.clock.now(), node, kind, reasons: reasons.clone() });
+                    let needs = self.world.needs(index);
+                    self.world.emit(&Event::NodeStarted { at: self.world.clock.now(), node, kind, reasons: reasons.clone(), needs });
                 }
                 return Some(Job { reasons, key, no_cache });
             }

@@ -25,6 +25,11 @@ impl PassedTest {
         self.key
     }
 
+    /// The image it passed for.
+    pub fn subject(&self) -> ImageId {
+        self.subject
+    }
+
     /// The test's label.
     pub fn test(&self) -> &NodeLabel {
         &self.test

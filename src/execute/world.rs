@@ -10,7 +10,7 @@ use super::spool::Spool;
 use crate::cancel::Cancel;
 use crate::clock::Clock;
 use crate::component::Component;
-use crate::digest::Key;
+use crate::digest::{ImageId, Key};
 use crate::access::SecretSource;
 use crate::engine::Engine;
 use crate::event::{Event, NodeKind, Outcome, Sink};
@@ -177,8 +177,21 @@ impl World<'_> {
                 reasons: end.reasons.clone(),
                 attempts: end.attempts,
                 duration_ms: end.duration_ms,
+                image: end.image(),
             });
         }
+    }
+
+    /// The steps that a node directly stands on; a gate is what is below it.
+    pub(super) fn needs(&self, index: NodeIndex) -> Vec<NodeLabel> {
+        let mut needs = Vec::new();
+        for needed in self.graph.dependencies(index) {
+            match &self.graph.node(needed).body {
+                Body::Gate(gate) => needs.extend(gate.tests.iter().map(|test| self.graph.node(*test).label())),
+                _ => needs.push(self.graph.node(needed).label()),
+            }
+        }
+        needs
     }
 
     /// The label to name as the cause when what stands on `index` is skipped: a gate's failing is that of a test below it.
@@ -245,5 +258,17 @@ impl World<'_> {
                 (id.to_string(), source)
             })
             .collect()
+    }
+}
+
+impl JobEnd {
+    /// The image that the node is, tests or names.
+    fn image(&self) -> Option<ImageId> {
+        match (&self.value, &self.outcome) {
+            (Some(Value::Image { image, .. } | Value::Base { image, .. }), _) => Some(*image),
+            (Some(Value::Test(passed)), _) => Some(passed.subject()),
+            (_, Outcome::Succeeded { image, .. }) => *image,
+            _ => None,
+        }
     }
 }
