@@ -150,7 +150,7 @@ pub(super) fn run(world: &World<'_>, index: NodeIndex, image: &ImageNode<'_>, jo
     let before = world.state.latest_success(&label, &node.platform).ok().flatten().and_then(|result| result.image).map(|image| image.id);
     let (made, facts, stand_in) = match &attempts.result {
         Ok((built, config)) => {
-            world.presence.built(built);
+            world.held.presence.built(built);
             let facts = Facts { configs: vec![(built.id.0, config.clone())], claims: vec![built.id], ..Facts::default() };
             (Some(built.clone()), facts, stands_in(image, lookup))
         }

@@ -52,7 +52,7 @@ impl World<'_> {
         let (Some(Value::Image { image: id, .. }) | Some(Value::Base { image: id, .. })) = &value else {
             return Err(Missing::Lost(index));
         };
-        let slot = self.presence.slot(*id);
+        let slot = self.held.presence.slot(*id);
         let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(image) = slot.as_ref() {
             return Ok(image.clone());

@@ -226,14 +226,14 @@ impl Publication<'_> {
 
     /// The exact bytes of the image's config.
     fn config(&self, image: ImageId) -> Result<Vec<u8>, Failure> {
-        if let Some(bytes) = self.world.spool.config(image) {
+        if let Some(bytes) = self.world.held.spool.config(image) {
             return Ok(bytes);
         }
         if let Some(bytes) = self.world.state.document(&image.0).map_err(|error| record_failure(&error))? {
             return Ok(bytes);
         }
         self.export(image)?;
-        self.world.spool.config(image).ok_or_else(|| Failure::infra(format!("the engine did not export the config of {image}")))
+        self.world.held.spool.config(image).ok_or_else(|| Failure::infra(format!("the engine did not export the config of {image}")))
     }
 
     /// Takes config and unknown layers of the image out of the engine, with those of the other images that wait to be pushed.
@@ -245,7 +245,7 @@ impl Publication<'_> {
         let wanted: BTreeSet<Digest> = unknown.difference(&local).copied().collect();
         let others = || self.others();
         let engine = self.world.engine.engine()?;
-        self.world.spool.fetch(&folder, engine.as_ref(), &held, &wanted, others, self.attempt)
+        self.world.held.spool.fetch(&folder, engine.as_ref(), &held, &wanted, others, self.attempt)
     }
 
     /// Layers of the image that lie in no registry that igraph knows, and are not fetched yet.
@@ -272,10 +272,10 @@ impl Publication<'_> {
             if shared.is_empty() {
                 continue;
             }
-            if shared.iter().all(|layer| self.world.spool.layer(*layer).is_some()) {
+            if shared.iter().all(|layer| self.world.held.spool.layer(*layer).is_some()) {
                 found.extend(shared);
             } else if let Some(source) = bases::local_source(self.world, base, &node.platform, image) {
-                self.world.spool.fetch_from(folder, source.as_ref(), &shared)?;
+                self.world.held.spool.fetch_from(folder, source.as_ref(), &shared)?;
                 found.extend(shared);
             }
         }
@@ -416,11 +416,11 @@ impl LayerProvider for Provider<'_> {
     }
 
     fn packed(&self, diff_id: Digest) -> Result<PackedLayer, Failure> {
-        if let Some(layer) = self.publication.world.spool.layer(diff_id) {
+        if let Some(layer) = self.publication.world.held.spool.layer(diff_id) {
             return Ok(layer);
         }
         self.publication.export(self.image)?;
-        if let Some(layer) = self.publication.world.spool.layer(diff_id) {
+        if let Some(layer) = self.publication.world.held.spool.layer(diff_id) {
             return Ok(layer);
         }
         // the record knew a place for it that has it no more: then this layer alone is taken out
@@ -428,8 +428,8 @@ impl LayerProvider for Provider<'_> {
         let held = image_of(world, self.publication.names, self.publication.lookup, self.publication.attempt, self.publication.lost)?;
         let engine = world.engine.engine()?;
         let wanted: BTreeSet<Digest> = self.diff_ids.iter().copied().filter(|layer| *layer == diff_id).collect();
-        world.spool.fetch(&world.state.folder().bases(), engine.as_ref(), &held, &wanted, Vec::new, self.publication.attempt)?;
-        world.spool.layer(diff_id).ok_or_else(|| Failure::infra(format!("layer {diff_id} can't be had")))
+        world.held.spool.fetch(&world.state.folder().bases(), engine.as_ref(), &held, &wanted, Vec::new, self.publication.attempt)?;
+        world.held.spool.layer(diff_id).ok_or_else(|| Failure::infra(format!("layer {diff_id} can't be had")))
     }
 }
 

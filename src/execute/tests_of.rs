@@ -7,18 +7,15 @@ use super::world::{Job, JobEnd, Lookup, World};
 use crate::engine::{Attempt, BuildRequest, TestRequest};
 use crate::event::{NodeKind, Outcome};
 use crate::failure::Failure;
-use crate::graph::{NodeIndex, SUBJECT, TestNode};
+use crate::graph::{NodeIndex, TestNode};
 use crate::image::EngineImage;
 use crate::keys;
-use crate::plan::Value;
+use crate::plan::{Value, subject_and};
 use crate::record::Facts;
 
 /// Tests.
 pub(super) fn run(world: &World<'_>, index: NodeIndex, test: &TestNode<'_>, job: &Job, lookup: &Lookup<'_>) -> JobEnd {
-    let mut parents = test.parents.clone();
-    if test.dockerfile.is_some() {
-        parents.insert(SUBJECT.to_owned(), test.subject);
-    }
+    let parents = subject_and(test);
     let (key, components) = match keyed(world, index, &parents, job, lookup) {
         Ok(keyed) => keyed,
         Err(end) => return end.because(&job.reasons),

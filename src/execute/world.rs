@@ -104,12 +104,25 @@ pub struct World<'a> {
     pub proxies: &'a BTreeMap<String, String>,
     /// The user's wishes.
     pub options: Options,
+    /// What execution keeps during a run.
+    pub held: Held,
+}
+
+/// What execution keeps during a run.
+pub struct Held {
     /// Images that were found or brought in, by id.
     pub(super) presence: Presence,
     /// Layers on their way out of the engine.
     pub(super) spool: Spool,
     /// Randomness for waits: the state of a small generator.
-    pub(super) chance: Mutex<u64>,
+    chance: Mutex<u64>,
+}
+
+impl Held {
+    /// Nothing yet; the moment makes waits differ between runs.
+    pub fn new(now: crate::clock::Timestamp) -> Self {
+        Self { presence: Presence::default(), spool: Spool::default(), chance: Mutex::new(now.0.unsigned_abs()) }
+    }
 }
 
 /// A node that has to run.
@@ -232,7 +245,7 @@ impl World<'_> {
 
     /// A number in `0.0..1.0`, another each time (splitmix64).
     pub(super) fn chance(&self) -> f64 {
-        let mut state = self.chance.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.held.chance.lock().unwrap_or_else(PoisonError::into_inner);
         *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = *state;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -137,6 +137,42 @@ impl<'a> Planner<'a> {
         self.owns.lock().unwrap_or_else(PoisonError::into_inner).get(&node).cloned()
     }
 
+    /// The key and all components of a step, from the settled values of what it depends on; `None` while those are not known.
+    pub fn explain(&self, index: NodeIndex, step: &NodeLabel, values: &Values<'_>) -> Option<(Key, Vec<Component>)> {
+        let node = self.graph.node(index);
+        let mut components = match &node.body {
+            Body::Base(base) => match self.keys.local_base(base, &node.platform) {
+                Ok(Some(own)) => own.components,
+                _ => match values(index) {
+                    Some(Value::Base { content, .. }) => vec![keys::dependency(&node.owner, true, &content)],
+                    _ => return None,
+                },
+            },
+            Body::Image(image) => {
+                let own = self.own_of(index, &image.parents, values, |configs| self.keys.image(image, &node.platform, configs)).ok()?;
+                match self.dependencies(&image.parents, values) {
+                    (dependencies, None) => own.with(dependencies),
+                    (_, Some(_)) => return None,
+                }
+            }
+            Body::Test(test) => {
+                let own = self.own_of(index, &subject_and(test), values, |configs| self.keys.test(test, &node.platform, configs)).ok()?;
+                let Some(Value::Image { image: subject, .. }) = values(test.subject) else { return None };
+                match self.dependencies(&test.parents, values) {
+                    (dependencies, None) => own.with(dependencies.into_iter().chain([Component::new("subject", subject.to_string())])),
+                    (_, Some(_)) => return None,
+                }
+            }
+            Body::Gate(_) => return None,
+            Body::Tags(names) | Body::Pushes(names) => {
+                let (NodeLabel::Tag(_, written) | NodeLabel::Push(_, written)) = step else { return None };
+                let name = names.names.iter().find(|name| name.written == *written)?;
+                self.name_key(&name.reference, &self.tested(names, values).ok()?).1
+            }
+        };
+        Some((key_of(&mut components), components))
+    }
+
     /// Decides about one node.
     pub fn decide(&self, index: NodeIndex, values: &Values<'_>) -> Decision {
         let node = self.graph.node(index);
@@ -197,11 +233,7 @@ impl<'a> Planner<'a> {
     }
 
     fn test(&self, index: NodeIndex, node: &Node<'_>, test: &TestNode<'_>, values: &Values<'_>) -> Decision {
-        let mut parents = test.parents.clone();
-        if test.dockerfile.is_some() {
-            parents.insert(SUBJECT.to_owned(), test.subject);
-        }
-        let own = match self.own_of(index, &parents, values, |configs| self.keys.test(test, &node.platform, configs)) {
+        let own = match self.own_of(index, &subject_and(test), values, |configs| self.keys.test(test, &node.platform, configs)) {
             Ok(own) => own,
             Err(decision) => return decision,
         };
@@ -428,6 +460,15 @@ impl<'a> Planner<'a> {
     pub fn forget(&self, index: NodeIndex) {
         self.owns.lock().unwrap_or_else(PoisonError::into_inner).remove(&index);
     }
+}
+
+/// The parents of a test Dockerfile, its subject among them.
+pub(crate) fn subject_and(test: &TestNode<'_>) -> BTreeMap<String, NodeIndex> {
+    let mut parents = test.parents.clone();
+    if test.dockerfile.is_some() {
+        parents.insert(SUBJECT.to_owned(), test.subject);
+    }
+    parents
 }
 
 fn is_dependency(part: &Component) -> bool {

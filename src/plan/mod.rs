@@ -5,6 +5,7 @@ mod decide;
 mod past;
 mod records;
 
-pub use decide::{Decision, Planner, PlannerOptions, Value};
+pub(crate) use decide::subject_and;
+pub use decide::{Decision, Planner, PlannerOptions, Value, Values};
 pub use records::Records;
 pub use past::{LockedBase, NameScope, Past, PastName, PastResult};

@@ -71,7 +71,7 @@ impl Open {
         match event {
             Event::Output { node, line, .. } => return self.say(node, line),
             Event::Progress { .. } => return Ok(()),
-            Event::AttemptStarted { node, attempt, log, at } => {
+            Event::AttemptStarted { node, attempt, log, at, .. } => {
                 let path = folder.join(Path::new(log).file_name().unwrap_or_default());
                 let file = create(&path)?;
                 self.logs.insert(node.clone(), (path, file));
