@@ -89,6 +89,8 @@ pub fn describe(node: &Node<'_>) -> String {
 fn with_way_out(problem: Problem, is: &str, node: &Node<'_>, written: &str) -> Problem {
     let wants = |what: &str| is.starts_with(what);
     match &node.kind {
+        Kind::Word("true" | "false") => problem,
+        Kind::Number(_) if wants("a duration") => problem.hint(format!("give it a unit, and put it in quotes: `\"{written}s\"`")),
         Kind::Number(_) | Kind::Word(_) if wants("a string") || wants("a list of strings") || wants("a map") || wants("a duration") => {
             problem.hint(format!("put it in quotes: `\"{written}\"`"))
         }

@@ -9,7 +9,7 @@ use super::fields::{Fields, Schema, Sink, describe};
 use super::model::{PackageSpec, RetryPolicy, Span};
 use super::names::names_host;
 use super::paths::Paths;
-use super::rules::{Defaults, Draft, RULES, read_rule, read_tests, report_rule};
+use super::rules::{Defaults, Draft, RULES, has_tag, read_reference, read_rule, read_tests, report_rule};
 use super::settings::{LATER, SETTINGS, Scope, Settings};
 use super::tree::{Call, Kind, Node, read_tree};
 use crate::label::{Label, Name, Package};
@@ -140,15 +140,11 @@ fn read_repository(fields: &Fields<'_, '_>, package: &Package, has_images: bool,
         };
     }
     let (text, span) = fields.text("repository", sink)?;
-    match text.parse::<Reference>() {
-        Ok(reference) if reference.digest().is_some() || text.rsplit('/').next().is_some_and(|last| last.contains(':')) => {
+    match read_reference(text, span, sink)? {
+        reference if reference.digest().is_some() || has_tag(text) => {
             sink.report_hint(span, "a repository has no tag and no digest", "the tags are the names and aliases of its images");
             None
         }
-        Ok(reference) => Some((text.into(), reference)),
-        Err(error) => {
-            sink.report(span, error.to_string());
-            None
-        }
+        reference => Some((text.into(), reference)),
     }
 }

@@ -31,6 +31,19 @@ pub enum PathError {
     Nul,
 }
 
+impl PathError {
+    /// The same, said of the whole text that `path` is a part of.
+    fn of(self, text: &str) -> Self {
+        let path = text.to_owned();
+        match self {
+            Self::Leaves { .. } => Self::Leaves { path },
+            Self::LinkLeaves { link, target, .. } => Self::LinkLeaves { path, link, target },
+            Self::Loop { link, .. } => Self::Loop { path, link },
+            Self::Empty | Self::Absolute { .. } | Self::Nul => self,
+        }
+    }
+}
+
 /// Joins `text` to `folder`, both `/`-separated, and takes `.`, `..` and empty segments out.
 ///
 /// # Errors
@@ -121,7 +134,8 @@ impl Paths {
         if pattern.split('/').any(|segment| segment == "..") {
             return Err(PathError::Leaves { path: text.to_owned() });
         }
-        Ok(Glob { folder: self.resolve(folder, start)?, pattern: pattern.into() })
+        let folder = self.resolve(folder, start).map_err(|error| error.of(text))?;
+        Ok(Glob { folder, pattern: pattern.into() })
     }
 
     fn follow(&self, path: &str, written: &str) -> Result<(), PathError> {

@@ -139,7 +139,7 @@ fn read_name(fields: &Fields<'_, '_>, sink: &mut Sink<'_>) -> Option<(Name, Span
         sink.report_hint(fields.word, "this rule has no `name`", "write it like `name: \"4.2.1\"`");
         return None;
     }
-    let (text, span) = fields.text("name", sink)?;
+    let (text, span) = fields.filled("name", sink)?;
     Name::parse(text).map(|name| (name, span)).map_err(|error| sink.report(span, error.to_string())).ok()
 }
 
@@ -155,17 +155,33 @@ pub fn read_tests(fields: &Fields<'_, '_>, scope: &Scope<'_>, sink: &mut Sink<'_
             Err(error @ LabelError::NoRoot { .. }) if !text.starts_with('/') => {
                 sink.report_hint(span, error.to_string(), format!("a test of this package is `\":{text}\"`"));
             }
-            Err(error) => sink.problems.push(with_hint(sink.at(span, error.to_string()), error.hint())),
+            Err(LabelError::NoName { .. }) => {
+                sink.report_hint(span, format!("`{text}` names a package, not a test"), format!("a test of it is `\"{text}:NAME\"`"));
+            }
+            Err(error) => sink.report(span, error.to_string()),
         }
     }
     labels
 }
 
-fn with_hint(problem: Problem, hint: Option<String>) -> Problem {
-    match hint {
-        Some(hint) => problem.hint(hint),
-        None => problem,
+/// A reference, or what is wrong with it. Docker takes a first segment in upper case for a host; here that is a slip.
+pub fn read_reference(text: &str, span: Span, sink: &mut Sink<'_>) -> Option<Reference> {
+    match text.parse::<Reference>() {
+        Ok(reference) if !reference.host().contains(['.', ':']) && reference.host() != "localhost" => {
+            sink.report(span, format!("`{text}` is no image reference: a repository is lower case"));
+            None
+        }
+        Ok(reference) => Some(reference),
+        Err(error) => {
+            sink.report(span, error.to_string());
+            None
+        }
     }
+}
+
+/// Whether a reference was written with a tag (or a port and no path, which no reference has).
+pub fn has_tag(text: &str) -> bool {
+    text.rsplit('/').next().is_some_and(|last| last.contains(':'))
 }
 
 fn read_image(
@@ -223,19 +239,16 @@ fn read_names(fields: &Fields<'_, '_>, name: Option<&Name>, span: Span, defaults
     let mut names: Vec<ImageName> = name.and_then(|name| tag(name.as_str(), span)).into_iter().collect();
     for (text, span) in fields.texts("aliases", sink).unwrap_or_default() {
         if text.contains(':') {
-            match text.parse::<Reference>() {
-                Ok(reference) if reference.digest().is_some() => {
-                    sink.report_hint(
-                        span,
-                        format!("`{text}` is no alias: it has a digest"),
-                        "a name points at what was built; leave `@sha256:…` out",
-                    );
+            match read_reference(text, span, sink) {
+                Some(reference) if reference.digest().is_some() => {
+                    let hint = "a name points at what was built; leave `@sha256:…` out";
+                    sink.report_hint(span, format!("`{text}` is no alias: it has a digest"), hint);
                 }
-                Ok(_) if !text.rsplit('/').next().is_some_and(|last| last.contains(':')) => {
+                Some(_) if !has_tag(text) => {
                     sink.report_hint(span, format!("`{text}` is no alias: it has no tag"), format!("write `{text}:TAG`"));
                 }
-                Ok(reference) => names.push(ImageName { written: text.into(), reference, span }),
-                Err(error) => sink.report(span, error.to_string()),
+                Some(reference) => names.push(ImageName { written: text.into(), reference, span }),
+                None => {}
             }
         } else if text.contains('/') {
             sink.report_hint(span, format!("`{text}` is no tag, and has none"), format!("a full name is written `{text}:TAG`"));
@@ -294,7 +307,7 @@ fn read_test(fields: &Fields<'_, '_>, origin: Origin, scope: &Scope<'_>, sink: &
 
 fn read_run(fields: &Fields<'_, '_>, sink: &mut Sink<'_>) -> Option<Vec<Arc<str>>> {
     let texts = fields.texts("run", sink)?;
-    report_empty(fields, "run", texts.is_empty(), sink);
+    report_empty(fields, "run", "this test would always pass", sink);
     for (_, span) in texts.iter().filter(|(text, _)| text.trim().is_empty()) {
         sink.report(*span, "this command is empty, so it would always pass");
     }
@@ -303,7 +316,7 @@ fn read_run(fields: &Fields<'_, '_>, sink: &mut Sink<'_>) -> Option<Vec<Arc<str>
 
 fn read_exec(fields: &Fields<'_, '_>, sink: &mut Sink<'_>) -> Option<Vec<Vec<Arc<str>>>> {
     let lists = fields.list("exec", sink)?;
-    report_empty(fields, "exec", lists.is_empty(), sink);
+    report_empty(fields, "exec", "this test would always pass", sink);
     let mut commands = Vec::with_capacity(lists.len());
     for node in lists {
         let Kind::List(words) = &node.kind else {
@@ -319,9 +332,11 @@ fn read_exec(fields: &Fields<'_, '_>, sink: &mut Sink<'_>) -> Option<Vec<Vec<Arc
     Some(commands)
 }
 
-fn report_empty(fields: &Fields<'_, '_>, name: &str, empty: bool, sink: &mut Sink<'_>) {
-    if let (true, Some(node)) = (empty, fields.find(name)) {
-        sink.report(node.span, format!("`{name}` is empty, so this test would always pass"));
+fn report_empty(fields: &Fields<'_, '_>, name: &str, so: &str, sink: &mut Sink<'_>) {
+    if let Some(node) = fields.find(name)
+        && matches!(&node.kind, Kind::List(nodes) if nodes.is_empty())
+    {
+        sink.report(node.span, format!("`{name}` is empty, so {so}"));
     }
 }
 
@@ -335,28 +350,21 @@ fn read_base(fields: &Fields<'_, '_>, origin: Origin, scope: &Scope<'_>, sink: &
 }
 
 fn read_provides(fields: &Fields<'_, '_>, sink: &mut Sink<'_>) -> Vec<ImageName> {
+    if fields.key("provides").is_none() {
+        let hint = "write the references that Dockerfiles use, like `provides: [\"debian:bookworm\"]`";
+        sink.report_hint(fields.word, "this base has no `provides`, so nothing can start from it", hint);
+    }
+    report_empty(fields, "provides", "nothing can start from this base", sink);
     let mut provides = Vec::new();
-    match fields.key("provides") {
-        None => {
-            let hint = "write the references that Dockerfiles use, like `provides: [\"debian:bookworm\"]`";
-            sink.report_hint(fields.word, "this base has no `provides`, so nothing can start from it", hint);
-        }
-        Some(key) => match fields.texts("provides", sink) {
-            Some(texts) if texts.is_empty() => sink.report(key, "`provides` is empty, so nothing can start from this base"),
-            Some(texts) => {
-                for (text, span) in texts {
-                    match text.parse::<Reference>() {
-                        Ok(reference) if reference.digest().is_some() => {
-                            let hint = "a reference with `@sha256:` always means the image outside";
-                            sink.report_hint(span, format!("`{text}` can't be provided: it has a digest"), hint);
-                        }
-                        Ok(reference) => provides.push(ImageName { written: text.into(), reference, span }),
-                        Err(error) => sink.report(span, error.to_string()),
-                    }
-                }
+    for (text, span) in fields.texts("provides", sink).unwrap_or_default() {
+        match read_reference(text, span, sink) {
+            Some(reference) if reference.digest().is_some() => {
+                let hint = "a reference with `@sha256:` always means the image outside";
+                sink.report_hint(span, format!("`{text}` can't be provided: it has a digest"), hint);
             }
+            Some(reference) => provides.push(ImageName { written: text.into(), reference, span }),
             None => {}
-        },
+        }
     }
     provides
 }
@@ -416,13 +424,7 @@ fn read_from(fields: &Fields<'_, '_>, scope: &Scope<'_>, sink: &mut Sink<'_>) ->
             }
             Some(BaseFrom::Command { argv, inputs: inputs.unwrap_or_default(), env })
         }
-        (Kind::Text(text), "Registry") => match text.parse() {
-            Ok(reference) => Some(BaseFrom::Registry(reference)),
-            Err(error) => {
-                sink.report(value.span, error.to_string());
-                None
-            }
-        },
+        (Kind::Text(text), "Registry") => read_reference(text, value.span, sink).map(BaseFrom::Registry),
         (Kind::Text(text), "Rootfs") => resolve(text, "Rootfs", value.span, scope, sink).map(BaseFrom::Rootfs),
         (Kind::Text(text), "OciLayout") => resolve(text, "OciLayout", value.span, scope, sink).map(BaseFrom::OciLayout),
         (_, "Command") => {

@@ -126,6 +126,9 @@ fn tls(fields: &Fields<'_, '_>, scope: &Scope<'_>, sink: &mut Sink<'_>) -> Tls {
                 }
                 return resolve(text, "Ca", item.value.span, scope, sink).map_or(Tls::Default, |path| Tls::Ca(PathBuf::from(&*path)));
             }
+            let node = items.first().map_or(node, |item| &item.value);
+            wrong_type("Ca", "a string, like `\"ca.pem\"`", node, sink);
+            return Tls::Default;
         }
         _ => {}
     }
