@@ -1,1 +1,3 @@
-//! Placeholder facade.
+//! Keys.
+
+pub mod files;
