@@ -52,7 +52,7 @@ pub use recorder::Recorder;
 pub use result::{ResultRecord, Summary, Verdict};
 pub use runs::{KEPT_RUNS, RunLog, RunSummary, log_name};
 pub use settle::{AttemptRecord, Settlement};
-//pub use snapshot::{Difference, Snapshot, SnapshotDraft, Validity, Written};
+pub use snapshot::{Difference, Snapshot, SnapshotDraft, Validity, Written};
 pub use state::{State, StateIdentity};
 pub use travel::{Loaded, VERSION as TRAVEL_VERSION};
 pub use writer::{Holder, Wait, WriterLock};
