@@ -1,31 +1,17 @@
 //! The Dockerfile language: parse, expand, stages, context inputs, `.dockerignore`. Knows no graph, key or engine.
+//!
+//! [`parse`] makes a [`Dockerfile`] with spans; [`Dockerfile::resolve`] decides for one target, one set of arguments and one
+//! platform what is needed; [`list_context`] lists what of the context can be read; [`Resolved::generate`] writes the text for a daemon.
 
-use crate::stamp::Stamp;
+mod context;
+mod instruction;
+mod listing;
+mod resolved;
 
-/// A parsed Dockerfile.
-pub struct Dockerfile {}
-
-/// A Dockerfile resolved for one target, one set of arguments, one platform.
-pub struct Resolved {}
-
-/// What a context entry is, normalised: the exec bit is all of its mode that counts.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum EntryKind {
-    /// A regular file.
-    File { executable: bool },
-    /// A folder.
-    Folder,
-    /// A symbolic link and its text.
-    Link { target: String },
-}
-
-/// A path of the context that an instruction can read.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ContextEntry {
-    /// Relative to the context root, `/`-separated, no `.` or `..`.
-    pub path: String,
-    /// What it is.
-    pub kind: EntryKind,
-    /// The stat it was listed with; no part of any key.
-    pub stamp: Stamp,
-}
+pub use context::{ContextEntry, ContextSource, ContextUse, EntryKind};
+pub use instruction::{
+    AddFlags, ArgDeclaration, Command, CommandLine, Dockerfile, FileSource, Healthcheck, HealthcheckTest, Heredoc, ImageFrom, Instruction,
+    Mount, MountKind, OnBuild, Pair, Run, Span, Spanned, Stage, Transfer,
+};
+pub use listing::Listing;
+pub use resolved::{Configs, Feature, ImageUse, NoConfigs, Request, Resolved, ResolvedStage, Secret, Ssh, StageBase, Step, UseKind};
