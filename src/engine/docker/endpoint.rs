@@ -208,7 +208,9 @@ fn parse_endpoint(url: &str, origin: &str, tls: Option<TlsFiles>) -> Result<Endp
         }
         "ssh" => {
             let (authority, socket) = match rest.split_once('/') {
-                Some((authority, socket)) => (authority, Some(socket).filter(|socket| !socket.is_empty()).map(|socket| format!("/{socket}"))),
+                Some((authority, socket)) => {
+                    (authority, Some(socket).filter(|socket| !socket.is_empty()).map(|socket| format!("/{socket}")))
+                }
                 None => (rest, None),
             };
             let (user, authority) = match authority.rsplit_once('@') {
@@ -302,7 +304,10 @@ mod tests {
             ("unix://x", "`unix://x` (asked for) is no endpoint of a Docker daemon: the path of a socket is absolute"),
             ("npipe://x", "`npipe://x` (asked for) is no endpoint of a Docker daemon: the schemes are unix, tcp, http, https and ssh"),
             ("tcp://h:x", "`tcp://h:x` (asked for) is no endpoint of a Docker daemon: it is no HOST:PORT"),
-            ("ssh://-oProxyCommand=x", "`ssh://-oProxyCommand=x` (asked for) is no endpoint of a Docker daemon: a host does not begin with `-`"),
+            (
+                "ssh://-oProxyCommand=x",
+                "`ssh://-oProxyCommand=x` (asked for) is no endpoint of a Docker daemon: a host does not begin with `-`",
+            ),
         ] {
             assert_eq!(address(url).unwrap_err().to_string(), message);
         }

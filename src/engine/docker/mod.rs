@@ -8,6 +8,7 @@ mod engine;
 mod export;
 mod images;
 mod progress;
+mod refuse;
 mod session;
 mod steps;
 mod transport;

@@ -356,18 +356,17 @@ impl Folder {
         };
         let index = id as usize;
         match self {
-            Self::Dockerfile(text) => data(if index == 0 { text.as_bytes() } else { NOTHING_IGNORED.as_bytes() }),
-            Self::Context(files) => match files.items().get(index) {
-                Some((path, Item::File { content, .. })) => {
+            Self::Dockerfile(text) => {
+                data(if index == 0 { text.as_bytes() } else { NOTHING_IGNORED.as_bytes() }).map_err(ReadError::Stopped)?;
+            }
+            Self::Context(files) => {
+                if let Some((path, Item::File { content, .. })) = files.items().get(index) {
                     let size = sizes.get(index).and_then(|size| u64::try_from(*size).ok()).unwrap_or(0);
                     files.read(path, content, size, data)?;
-                    Ok(())
                 }
-                _ => Ok(()),
-            },
+            }
         }
-        .and_then(|()| data(&[]))
-        .map_err(ReadError::Stopped)
+        data(&[]).map_err(ReadError::Stopped)
     }
 }
 

@@ -131,7 +131,8 @@ fn client_config(files: &TlsFiles) -> io::Result<rustls::ClientConfig> {
         .with_root_certificates(roots);
     match &files.identity {
         Some((certificate, key)) => {
-            let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(certificate).map_err(|error| named(certificate, &error))?.collect();
+            let chain: Result<Vec<_>, _> =
+                CertificateDer::pem_file_iter(certificate).map_err(|error| named(certificate, &error))?.collect();
             let chain = chain.map_err(|error| named(certificate, &error))?;
             let private = PrivateKeyDer::from_pem_file(key).map_err(|error| named(key, &error))?;
             builder.with_client_auth_cert(chain, private).map_err(|error| named(key, &error))
