@@ -4,8 +4,8 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, OnceLock, Weak};
 use std::sync::Arc;
+use std::sync::{Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 /// A running daemon. It is stopped, and its mounts and files removed, when the last handle goes.
@@ -48,10 +48,14 @@ impl Dockerd {
         let log = std::fs::File::create(path.join("log")).map_err(|error| error.to_string())?;
         let errors = log.try_clone().map_err(|error| error.to_string())?;
         let child = Command::new("dockerd")
-            .arg("--data-root").arg(path.join("data"))
-            .arg("--exec-root").arg(path.join("exec"))
-            .arg("--pidfile").arg(path.join("pid"))
-            .arg("-H").arg(format!("unix://{}", path.join("docker.sock").display()))
+            .arg("--data-root")
+            .arg(path.join("data"))
+            .arg("--exec-root")
+            .arg(path.join("exec"))
+            .arg("--pidfile")
+            .arg(path.join("pid"))
+            .arg("-H")
+            .arg(format!("unix://{}", path.join("docker.sock").display()))
             .args(["--bridge", "none", "--iptables=false"])
             .stdin(Stdio::null())
             .stdout(log)

@@ -9,7 +9,8 @@ use igraph::digest::Digest;
 use igraph::failure::Failure;
 use igraph::image::{Compression, ImageSource, LayerBlob};
 
-const PROGRAMS: &[&str] = &["sh", "cat", "ls", "mkdir", "sleep", "env", "id", "stat", "grep", "cp", "mv", "rm", "touch", "chmod", "find", "readlink", "date"];
+const PROGRAMS: &[&str] =
+    &["sh", "cat", "ls", "mkdir", "sleep", "env", "id", "stat", "grep", "cp", "mv", "rm", "touch", "chmod", "find", "readlink", "date"];
 
 /// An image of one or more layers, in memory.
 pub struct RootfsImage {
@@ -23,7 +24,9 @@ impl RootfsImage {
     pub fn with_shell(extra: &[&str], environment: &[&str]) -> Self {
         let mut files: BTreeSet<PathBuf> = BTreeSet::new();
         for name in PROGRAMS.iter().chain(extra) {
-            let Some(program) = ["/usr/bin", "/bin"].iter().map(|folder| Path::new(folder).join(name)).find(|path| path.exists()) else { continue };
+            let Some(program) = ["/usr/bin", "/bin"].iter().map(|folder| Path::new(folder).join(name)).find(|path| path.exists()) else {
+                continue;
+            };
             files.extend(libraries(&program));
             files.insert(program);
         }
