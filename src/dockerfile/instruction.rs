@@ -35,9 +35,9 @@ pub struct Directives {
     pub escape: char,
     /// `# check=`.
     pub check: Option<Spanned>,
-    /// The whole line of `# syntax=` with its end, for dropping it.
-    pub syntax_line: Option<Span>,
-    /// Where the last directive line ends, line end included; after a byte-order mark when there is none.
+    /// Place of the value of `# escape=`.
+    pub escape_span: Option<Span>,
+    /// Where the last directive line ends, line end included; behind a byte-order mark when there is none.
     pub end: usize,
 }
 
@@ -202,8 +202,8 @@ pub enum CommandLine {
 pub struct Run {
     /// What runs.
     pub line: CommandLine,
-    /// `--mount`, in order.
-    pub mounts: Vec<Mount>,
+    /// `--mount`, in order, unexpanded; [`super::Step::mounts`] has them read.
+    pub mounts: Vec<MountFlag>,
     /// `--network`: `default`, `none` or `host`.
     pub network: Option<Spanned>,
     /// `--security`: `sandbox` or `insecure`.
@@ -212,29 +212,38 @@ pub struct Run {
     pub devices: Vec<Spanned>,
 }
 
-/// One `--mount` of RUN.
+/// One `--mount` of RUN as written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountFlag {
+    /// The whole value of the flag, a line of CSV.
+    pub text: Spanned,
+    /// The value of `from`, which takes no variables.
+    pub from: Option<Spanned>,
+}
+
+/// One `--mount` of RUN, expanded and read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
     /// The whole value of the flag.
     pub span: Span,
     /// What is mounted.
     pub kind: MountKind,
-    /// `from`: a stage, an image, or with neither the context.
-    pub from: Option<Spanned>,
+    /// `from`: a stage or an image; without it a bind mount takes the context.
+    pub from: Option<String>,
     /// `source`.
-    pub source: Option<Spanned>,
+    pub source: Option<String>,
     /// `target`.
-    pub target: Option<Spanned>,
+    pub target: Option<String>,
     /// `readonly` as it comes out: given, or the default of the kind.
     pub read_only: bool,
     /// `id` of cache, secret, ssh.
-    pub id: Option<Spanned>,
+    pub id: Option<String>,
     /// `sharing` of a cache: `shared`, `private` or `locked`.
     pub sharing: Option<String>,
     /// `required` of secret and ssh.
     pub required: bool,
     /// `env` of a secret.
-    pub env: Option<Spanned>,
+    pub env: Option<String>,
     /// `size` of a tmpfs, bytes.
     pub size: Option<u64>,
     /// `mode` of cache, secret, ssh.

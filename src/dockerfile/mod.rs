@@ -3,15 +3,35 @@
 //! [`parse`] makes a [`Dockerfile`] with spans; [`Dockerfile::resolve`] decides for one target, one set of arguments and one
 //! platform what is needed; [`list_context`] lists what of the context can be read; [`Resolved::generate`] writes the text for a daemon.
 
+mod check;
 mod context;
+mod expand;
+mod flags;
+mod generate;
+mod glob;
+mod heredoc;
+mod ignore;
 mod instruction;
+mod lines;
 mod listing;
+mod mount;
+mod parse;
+mod raw;
+mod resolve;
 mod resolved;
+mod text;
+mod typed;
+mod words;
+
+#[cfg(test)]
+mod tests;
 
 pub use context::{ContextEntry, ContextSource, ContextUse, EntryKind};
+pub use ignore::Ignore;
 pub use instruction::{
-    AddFlags, ArgDeclaration, Command, CommandLine, Dockerfile, FileSource, Healthcheck, HealthcheckTest, Heredoc, ImageFrom, Instruction,
-    Mount, MountKind, OnBuild, Pair, Run, Span, Spanned, Stage, Transfer,
+    AddFlags, ArgDeclaration, Command, CommandLine, Directives, Dockerfile, FileSource, Healthcheck, HealthcheckTest, Heredoc, ImageFrom,
+    Instruction, Mount, MountFlag, MountKind, OnBuild, Pair, Run, Span, Spanned, Stage, Transfer,
 };
-pub use listing::Listing;
-pub use resolved::{Configs, Feature, ImageUse, NoConfigs, Request, Resolved, ResolvedStage, Secret, Ssh, StageBase, Step, UseKind};
+pub use listing::{Listing, list_context};
+pub use parse::{SUBJECT, parse, parse_test};
+pub use resolved::{Configs, Feature, FromTarget, ImageUse, NoConfigs, Request, Resolved, ResolvedStage, Secret, Ssh, Step, UseKind};

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{ContextUse, Instruction, MountKind, Span};
+use super::{ContextUse, Instruction, Mount, MountKind, Span};
 use crate::image::ImageConfig;
 use crate::platform::Platform;
+use crate::problem::Source;
 
 /// What a Dockerfile is resolved for.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +38,7 @@ impl Configs for NoConfigs {
 }
 
 /// A Dockerfile resolved for one target, one set of arguments, one platform.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resolved {
     /// Indices of the needed stages, ascending; the last is the target.
     pub stages: Vec<usize>,
@@ -49,7 +50,8 @@ pub struct Resolved {
     pub configs_needed: Vec<String>,
     /// What of the context can be read.
     pub context: ContextUse,
-    /// The args that an ARG of needed stages or a used global ARG declares, with the value after expansion.
+    /// The args that an ARG of needed stages or a used global ARG declares, with the value after expansion (of the last declaration);
+    /// `None` where it has none. For keys: what is passed to a builder is what was requested, or defaults would leak between stages.
     pub args: BTreeMap<String, Option<String>>,
     /// Requested, but declared nowhere.
     pub unused_args: Vec<String>,
@@ -59,6 +61,15 @@ pub struct Resolved {
     pub ssh: Vec<Ssh>,
     /// What a builder must know to run it, with the place of the first use.
     pub features: Vec<(Feature, Span)>,
+    /// What a generated text puts elsewhere.
+    pub(super) replacements: Vec<Replacement>,
+}
+
+/// A word of the source that names an image, or a stage by its number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Replacement {
+    pub span: Span,
+    pub target: FromTarget,
 }
 
 /// A needed stage, expanded.
@@ -67,33 +78,39 @@ pub struct ResolvedStage {
     /// Its index in the file.
     pub index: usize,
     /// What it starts from.
-    pub base: StageBase,
+    pub base: FromTarget,
     /// The platform it is built for.
     pub platform: Platform,
     /// The base's ONBUILD triggers, then its own instructions.
     pub steps: Vec<Step>,
 }
 
-/// What a stage starts from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StageBase {
-    /// Nothing.
-    Scratch,
-    /// An earlier stage.
-    Stage(usize),
-    /// An image, by its expanded text.
-    Image(String),
-}
-
 /// One instruction as it runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// The instruction, expanded where BuildKit expands.
+    /// The instruction, expanded where BuildKit expands; bodies of COPY and ADD heredocs too.
     pub instruction: Instruction,
-    /// It comes from an ONBUILD trigger; its spans point at the FROM.
+    /// The text that the instruction's spans point into: the Dockerfile, or an ONBUILD trigger of a base image.
+    pub source: Arc<Source>,
+    /// It runs because the stage's base says so in ONBUILD.
     pub trigger: bool,
-    /// The build args that RUN sees in its environment, in order of declaration; ENV wins over them.
-    pub args: Vec<(String, String)>,
+    /// Stages that it reads from, by place of `--from` or `from=` in the instruction: COPY has one at most, RUN one for each mount.
+    pub from: Vec<Option<FromTarget>>,
+    /// Mounts of RUN, expanded and read.
+    pub mounts: Vec<Mount>,
+    /// The whole environment that RUN sees: the base's ENV, ENV and ARG, the later one winning. Empty for other instructions.
+    pub environment: Vec<(String, String)>,
+}
+
+/// Where `--from` or `from=` leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FromTarget {
+    /// Nothing.
+    Scratch,
+    /// A stage, by its index in the file.
+    Stage(usize),
+    /// An image, by its expanded text.
+    Image(String),
 }
 
 /// A use of an image.
