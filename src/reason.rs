@@ -40,6 +40,8 @@ pub enum Reason {
     Forced { reason: Option<String> },
     /// Its result is needed by something that runs and can be had nowhere.
     NeededNowhere { needed_by: String },
+    /// `--verify` did not find it where the record says.
+    NotThere { what: String },
     /// The name points elsewhere, or nowhere, as far as the record knows.
     NameMoves { name: String, old: Option<String>, new: String },
     /// igraph computes keys in another way now.
@@ -88,6 +90,7 @@ impl fmt::Display for Reason {
             Self::Forced { reason: None } => f.write_str("forced"),
             Self::Forced { reason: Some(reason) } => write!(f, "forced: {reason}"),
             Self::NeededNowhere { needed_by } => write!(f, "needed by {needed_by} and nowhere to be had"),
+            Self::NotThere { what } => write!(f, "{what} is not where it was put"),
             Self::NameMoves { name, old, new } => write!(f, "{name}: {} → {}", Shown(old), short(new)),
             Self::KeySchema { old, new } => write!(f, "key schema {old} → {new}"),
             Self::EngineChanged { old, new } => write!(f, "engine {old} → {new}"),

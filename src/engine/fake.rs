@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::digest::{Digest, ImageId, Key};
-use crate::dockerfile::{Command, CommandLine, Dockerfile, Resolved, ResolvedStage, StageBase};
+use crate::dockerfile::{Command, CommandLine, Dockerfile, Resolved, ResolvedStage, FromTarget};
 use crate::engine::{Attempt, BuildRequest, Collected, Engine, EngineIdentity, ExportSink, TestRequest};
 use crate::event::Stream;
 use crate::failure::Failure;
@@ -257,14 +257,14 @@ impl FakeEngine {
     /// Config and layers below a stage's own.
     fn base_of(&self, request: &BuildRequest<'_>, stage: &ResolvedStage) -> (ImageConfig, Vec<(Digest, Arc<Vec<u8>>)>) {
         match &stage.base {
-            StageBase::Scratch => (ImageConfig::default(), Vec::new()),
-            StageBase::Image(text) => {
+            FromTarget::Scratch => (ImageConfig::default(), Vec::new()),
+            FromTarget::Image(text) => {
                 let stored = self.stored(&request.references[text]);
                 let mut config = ImageConfig::parse(&stored.config).unwrap_or_default();
                 config.on_build.clear();
                 (config, stored.layers)
             }
-            StageBase::Stage(index) => match request.resolved.steps.iter().find(|stage| stage.index == *index) {
+            FromTarget::Stage(index) => match request.resolved.steps.iter().find(|stage| stage.index == *index) {
                 Some(below) => {
                     let (mut config, layers) = self.base_of(request, below);
                     apply(&mut config, below);

@@ -123,3 +123,12 @@ pub(super) fn record_failure(error: &crate::record::RecordError) -> Failure {
     };
     if matches!(error, crate::record::RecordError::DiskFull { .. }) { failure.group("disk") } else { failure }
 }
+
+/// A file that can't be written; a full disk stops the run.
+pub(super) fn disk_failure(error: &std::io::Error, what: &str) -> Failure {
+    let failure = Failure::infra(format!("{what} can't be written: {error}"));
+    if matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) {
+        return failure.retry(crate::failure::Retry::Never).group("disk");
+    }
+    failure
+}

@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::attempts::{self, Attempts, Terms, record_failure};
+use super::attempts::{self, Attempts, Terms, disk_failure, record_failure};
 use super::builds::{Recorded, ended, record};
 use super::world::{Job, JobEnd, World};
 use crate::digest::{Digest, ImageId, Key};
 use crate::engine::Attempt;
+use crate::engine::classify::classify;
 use crate::event::{NodeKind, Outcome, Stream};
 use crate::failure::Failure;
 use crate::graph::{BaseNode, BaseSource, NodeIndex, StandIn};
@@ -61,7 +62,7 @@ fn from_registry(world: &World<'_>, index: NodeIndex, reference: &Reference, job
                     platform: node.platform.clone(),
                     index: resolved.index,
                     manifest: resolved.manifest,
-                    config: resolved.config,
+                    config: resolved.image_id.0,
                     at: world.clock.now(),
                 };
                 (resolved.manifest, Some(entry))
@@ -124,7 +125,7 @@ fn local(world: &World<'_>, index: NodeIndex, base: &BaseNode<'_>, job: &Job) ->
                 attempt.output.line(Stream::Engine, "measuring the root filesystem");
                 let source = rootfs(world, &tar, &node.platform)?;
                 let kept = kept_tar(world, source.image_id());
-                std::fs::rename(&tar, &kept).map_err(|error| disk(&error, "the root filesystem"))?;
+                std::fs::rename(&tar, &kept).map_err(|error| disk_failure(&error, "the root filesystem"))?;
                 Box::new(rootfs(world, &kept, &node.platform)?)
             }
             Some(Place::Rootfs(path)) => Box::new(rootfs(world, &world.root.join(path), &node.platform)?),
@@ -212,11 +213,6 @@ pub(super) fn local_source(world: &World<'_>, base: &BaseNode<'_>, platform: &Pl
     (source.image_id() == image).then_some(source)
 }
 
-fn disk(error: &std::io::Error, what: &str) -> Failure {
-    let failure = Failure::infra(format!("{what} can't be written: {error}")).retry(crate::failure::Retry::Never);
-    if error.kind() == std::io::ErrorKind::StorageFull { failure.group("disk") } else { failure }
-}
-
 /// Runs the command of a base in the package's folder; returns the tar it wrote. It gets mount and pid namespaces of its own where
 /// `unshare` can make them, so that what it leaves mounted or running goes with it.
 fn make(
@@ -229,8 +225,8 @@ fn make(
 ) -> Result<PathBuf, Failure> {
     let bases = world.state.folder().bases();
     let work = bases.join(format!("work-{key}"));
-    clear(&work).map_err(|error| disk(&error, "the work folder"))?;
-    std::fs::create_dir_all(&work).map_err(|error| disk(&error, "the work folder"))?;
+    clear(&work).map_err(|error| disk_failure(&error, "the work folder"))?;
+    std::fs::create_dir_all(&work).map_err(|error| disk_failure(&error, "the work folder"))?;
     let tar = work.join("rootfs.tar");
     let words: Vec<String> = argv.iter().map(|word| word.replace("{out}", &tar.to_string_lossy())).collect();
     let mut command = if can_unshare() {
@@ -288,7 +284,8 @@ fn make(
         let lines = lines.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         let code = status.code().map(i64::from).unwrap_or_else(|| 128 + i64::from(status.signal().unwrap_or(0)));
         let message = format!("exit {code} of `{}`", argv.join(" "));
-        return Err(super::classify::classify(&lines, Some(code), &message));
+        let verdict = classify(lines.iter().map(String::as_str), Some(code), &message);
+        return Err(Failure { class: verdict.class, retry: verdict.retry, message, hint: verdict.evidence, exit_code: Some(code), group: verdict.group.map(str::to_owned) });
     }
     if !tar.is_file() {
         return Err(Failure::step(format!("`{}` ended well but wrote no {{out}}", argv.join(" "))).hint("it has to write a tar to the path that `{out}` stands for"));

@@ -84,7 +84,7 @@ impl World<'_> {
         let places = self.state.locations(id).map_err(|error| record_failure(&error))?;
         let mut last: Option<Failure> = None;
         for place in places {
-            let reference = place.repository.with_digest(place.manifest);
+            let Some(reference) = place.reference() else { continue };
             attempt.output.line(Stream::Engine, &format!("{} is not in the engine: pulling {reference}", node.owner));
             match self.registry.image(&reference, self.cancel).and_then(|source| engine.load(&source, &node.platform, &slug, attempt)) {
                 Ok(image) => return Ok(image),
@@ -111,7 +111,7 @@ impl World<'_> {
                 let held = self.engine.engine().and_then(|engine| engine.find(*image));
                 let elsewhere = self.state.locations(*image).is_ok_and(|places| {
                     places.iter().any(|place| {
-                        matches!(self.registry.head_manifest(&place.repository.with_digest(place.manifest), self.cancel), Ok(Some(_)))
+                        place.reference().is_some_and(|reference| matches!(self.registry.head_manifest(&reference, self.cancel), Ok(Some(_))))
                     })
                 });
                 matches!(held, Ok(None)) && !elsewhere

@@ -3,7 +3,6 @@
 mod attempts;
 mod bases;
 mod builds;
-pub mod classify;
 mod materials;
 mod names;
 pub mod queue;

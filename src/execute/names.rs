@@ -179,7 +179,7 @@ impl Publication<'_> {
             upload_image(self.world.registry, repository, &config, &parsed.diff_ids, &provider, self.world.cancel, &|what, done, total| {
                 self.attempt.output.progress(what, done, total);
             })?;
-        verify_published(self.world.registry, &repository.with_digest(uploaded.manifest_digest), image, self.world.cancel)?;
+        verify_published(self.world.registry, &repository.with_digest(uploaded.manifest_digest), uploaded.manifest_digest, image, self.world.cancel)?;
         let sent = format!("{}: manifest {}, {} bytes sent, {} layers mounted", repository.name(), uploaded.manifest_digest, uploaded.bytes_sent, uploaded.mounted);
         self.attempt.output.line(Stream::Engine, &sent);
         let (host, path) = (repository.host().to_owned(), repository.repository().to_owned());
@@ -198,7 +198,7 @@ impl Publication<'_> {
             ..Facts::default()
         };
         self.world.state.learn(&facts).map_err(|error| record_failure(&error))?;
-        Ok(Published { digest: uploaded.manifest_digest, bytes: uploaded.manifest_bytes, media_type: uploaded.media_type })
+        Ok(Published { digest: uploaded.manifest_digest, bytes: uploaded.manifest_bytes, media_type: uploaded.media_type.to_owned() })
     }
 
     /// The manifest under which the image lies in the repository, as far as the record knows.
@@ -351,8 +351,8 @@ impl Publication<'_> {
     fn move_one(&self, name: &ImageName, manifest: &Published) -> Result<Outcome, Failure> {
         let world = self.world;
         let past = world.state.name(NameScope::Registry, &name.reference).map_err(|error| record_failure(&error))?;
-        let expected = world.state.expected(&name.reference).map_err(|error| record_failure(&error))?;
-        let moved = move_name(world.registry, &name.reference, &manifest.bytes, &manifest.media_type, expected.as_deref(), world.cancel)?;
+        let expected = world.state.expected_at(&name.reference).map_err(|error| record_failure(&error))?;
+        let moved = move_name(world.registry, &name.reference, &manifest.bytes, &manifest.media_type, &expected, world.cancel)?;
         let image = self.tested.image();
         match moved {
             NameOutcome::AlreadyThere => {
@@ -371,8 +371,10 @@ impl Publication<'_> {
                 Ok(Outcome::Succeeded { image: Some(image), changed: true })
             }
             NameOutcome::ForeignMove { expected, found } => {
-                world.state.saw_foreign(&name.reference, found).map_err(|error| record_failure(&error))?;
-                let written = expected.map_or_else(|| "nothing".to_owned(), |digest| digest.to_string());
+                if let Some(found) = found {
+                    world.state.saw_foreign(&name.reference, found).map_err(|error| record_failure(&error))?;
+                }
+                let written = expected;
                 let there = found.map_or_else(|| "nothing".to_owned(), |digest| digest.to_string());
                 let failure = Failure::infra(format!("{} was moved by someone else: igraph left it at {written}, found {there}", name.reference))
                     .retry(Retry::Never)

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::digest::{Digest, ImageId};
 use crate::engine::{Attempt, Engine, ExportSink};
 use crate::failure::Failure;
-use crate::image::{EngineImage, ImageSource};
+use crate::image::{Compression, EngineImage, ImageSource};
 use crate::registry::{PackedLayer, pack};
 
 /// The layers and configs that were taken out of the engine in this run.
@@ -69,7 +69,13 @@ impl Spool {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (position, layer) in source.layers().iter().enumerate() {
             if wanted.contains(&layer.diff_id) && !held.layers.contains_key(&layer.diff_id) {
-                let mut reader = crate::registry::unpacked(source.open_layer(position)?, layer.compression)?;
+                let packed = source.open_layer(position)?;
+                let mut reader: Box<dyn Read> = match layer.compression {
+                    Compression::None => packed,
+                    Compression::Gzip => Box::new(flate2::read::MultiGzDecoder::new(packed)),
+                    // it stays in the engine, which exports it unpacked
+                    Compression::Zstd => continue,
+                };
                 Sink { held: &mut held, parent }.layer(layer.diff_id, &mut reader)?;
             }
         }
@@ -103,11 +109,14 @@ impl ExportSink for Sink<'_> {
 
     fn layer(&mut self, diff_id: Digest, tar: &mut dyn Read) -> Result<(), Failure> {
         let path = self.held.file(self.parent, diff_id)?;
-        let packed = pack(tar, &path)?;
+        let spilled = |error: std::io::Error| super::attempts::disk_failure(&error, "a packed layer");
+        let mut file = std::fs::File::create(&path).map_err(|error| spilled(error))?;
+        let packed = pack(tar, &mut file).map_err(|error| spilled(error))?;
         if packed.diff_id != diff_id {
             return Err(Failure::infra(format!("the engine's layer {diff_id} has other bytes")));
         }
-        self.held.layers.insert(diff_id, packed);
+        let layer = PackedLayer { path, digest: packed.digest, size: packed.size, compression: Compression::Gzip };
+        self.held.layers.insert(diff_id, layer);
         Ok(())
     }
 }

@@ -77,7 +77,7 @@ pub struct World<'a> {
     /// What was declared.
     pub catalogue: &'a Catalogue,
     /// What is to be done.
-    pub graph: &'a Graph,
+    pub graph: &'a Graph<'a>,
     /// Who decides.
     pub planner: &'a Planner<'a>,
     /// The records.

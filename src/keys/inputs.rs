@@ -31,37 +31,25 @@ pub(super) fn join(folder: &str, path: &str) -> String {
     }
 }
 
-fn stat(root: &Path, path: &str) -> Watched {
-    (path.to_owned(), std::fs::symlink_metadata(root.join(path)).ok().map(|metadata| Stamp::of(&metadata)))
-}
-
 /// Lists and digests what of the context `folder` (relative to `root`) counts for the Dockerfile at `dockerfile`; without one,
 /// nothing is ignored.
 ///
 /// # Errors
 /// What of it is missing, unreadable or no file.
-pub(super) fn context(root: &Path, folder: &str, dockerfile: &str, uses: &ContextUse, digests: &FileDigests) -> Result<Inputs, Vec<Problem>> {
+pub(super) fn context(root: &Path, folder: &str, dockerfile: Option<&str>, uses: &ContextUse, digests: &FileDigests) -> Result<Inputs, Vec<Problem>> {
     if uses.is_empty() {
         return Ok(Inputs::default());
     }
-    let mut watched = Vec::new();
-    let mut ignore = Ignore::empty();
-    let candidates = if dockerfile.is_empty() { Vec::new() } else { vec![format!("{dockerfile}.dockerignore"), join(folder, ".dockerignore")] };
-    for candidate in candidates {
-        let seen = stat(root, &candidate);
-        let there = seen.1.is_some();
-        watched.push(seen);
-        if there {
-            let text = std::fs::read(root.join(&candidate)).map_err(|error| vec![Problem::new(format!("`{candidate}` can't be read: {error}"))])?;
-            ignore = Ignore::parse(&String::from_utf8_lossy(&text)).map_err(|error| vec![Problem::new(format!("`{candidate}`: {error}"))])?;
-            break;
-        }
-    }
     let context_root = root.join(folder);
+    let ignore = match dockerfile {
+        Some(path) => Ignore::load(&context_root, &root.join(path)).map_err(|problem| vec![problem])?,
+        None => Ignore::empty(),
+    };
     let listing = dockerfile::list_context(&context_root, uses, &ignore)?;
-    let context = digests.digest(&context_root, &listing.entries)?;
-    watched.extend(listing.entries.iter().map(|entry| (join(folder, &entry.path), Some(entry.stamp))));
-    watched.extend(listing.folders.iter().chain(&listing.parents).map(|(path, stamp)| (join(folder, path), Some(*stamp))));
+    let context = digests.digest(&context_root, folder, &listing.entries)?;
+    let mut watched: Vec<Watched> = context.iter().map(|input| (join(folder, &input.entry.path), Some(input.entry.stamp))).collect();
+    watched.extend(listing.folders.iter().chain(&listing.ignore_file).map(|(path, stamp)| (join(folder, path), Some(*stamp))));
+    watched.extend(listing.missing.iter().map(|path| (join(folder, path), None)));
     Ok(Inputs { context, watched })
 }
 
@@ -70,36 +58,37 @@ pub(super) fn context(root: &Path, folder: &str, dockerfile: &str, uses: &Contex
 /// # Errors
 /// A pattern that matches nothing, and what can't be read.
 pub(super) fn globs(root: &Path, globs: &[Glob], place: &Place, digests: &FileDigests) -> Result<Inputs, Vec<Problem>> {
-    let sources = globs.iter().map(|glob| ContextSource {
-        path: join(&glob.folder, &glob.pattern),
-        wildcard: glob.pattern.contains(['*', '?', '[']),
-        exclude: Vec::new(),
-        parents: true,
-        instruction: "inputs",
-        span: 0..0,
-    });
-    let uses = ContextUse { sources: sources.collect(), whole: None };
-    context(root, "", "", &uses, digests).map_err(|problems| {
-        problems.into_iter().map(|problem| Problem { places: vec![place.clone()], ..problem }).collect()
-    })
+    let source = |glob: &Glob| {
+        let wild = glob.pattern.contains(['*', '?', '[']);
+        ContextSource {
+            path: if wild { glob.folder.to_string() } else { join(&glob.folder, &glob.pattern) },
+            wildcard: false,
+            include: wild.then(|| glob.pattern.to_string()),
+            exclude: Vec::new(),
+            instruction: "inputs",
+            place: place.clone(),
+        }
+    };
+    context(root, "", None, &ContextUse { sources: globs.iter().map(source).collect(), whole: None }, digests)
 }
 
 /// A file, or all below a folder; absolute, or relative to `root`.
 ///
 /// # Errors
 /// What can't be read.
-pub(super) fn tree(root: &Path, path: &str, digests: &FileDigests) -> Result<Inputs, Vec<Problem>> {
+pub(super) fn tree(root: &Path, path: &str, place: &Place, digests: &FileDigests) -> Result<Inputs, Vec<Problem>> {
     if root.join(path).is_dir() {
         let whole = ContextUse { sources: Vec::new(), whole: Some("all of it counts".to_owned()) };
-        return context(root, path, "", &whole, digests);
+        return context(root, path, None, &whole, digests);
     }
     let (folder, name) = match path.rsplit_once('/') {
         Some(("", name)) => ("/", name),
         Some(split) => split,
         None => ("", path),
     };
-    let source = ContextSource { path: name.to_owned(), wildcard: false, exclude: Vec::new(), parents: false, instruction: "base", span: 0..0 };
-    context(root, folder, "", &ContextUse { sources: vec![source], whole: None }, digests)
+    let source =
+        ContextSource { path: name.to_owned(), wildcard: false, include: None, exclude: Vec::new(), instruction: "base", place: place.clone() };
+    context(root, folder, None, &ContextUse { sources: vec![source], whole: None }, digests)
 }
 
 /// One component for each input: like `file node/start.sh` = `755 <blake3>`.

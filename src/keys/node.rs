@@ -28,7 +28,7 @@ use crate::graph::{BaseNode, BaseSource, ImageNode, StandIn, TestNode};
 use crate::access::Network;
 use crate::label::{Label, NodeLabel};
 use crate::platform::Platform;
-use crate::problem::Problem;
+use crate::problem::{Place, Problem, Source};
 use crate::reference::Reference;
 use crate::spec;
 
@@ -149,21 +149,23 @@ impl Keys<'_> {
                     parts.extend(inputs::components("file", &files.context));
                     own(parts, files)
                 }
-                Some((_, spec::BaseFrom::Rootfs(path) | spec::BaseFrom::OciLayout(path))) => {
-                    let (parts, files) = self.tree(path)?;
+                Some((entry, spec::BaseFrom::Rootfs(path) | spec::BaseFrom::OciLayout(path))) => {
+                    let (parts, files) = self.tree(path, &entry.origin.field("from"))?;
                     own([parts, vec![platform_part, Component::new("epoch", self.epoch.to_string())]].concat(), files)
                 }
             },
             BaseSource::StandIn(StandIn::Rootfs(path) | StandIn::OciLayout(path)) => {
-                let (parts, files) = self.tree(&path.to_string_lossy())?;
+                let source = Arc::new(Source { path: "--base".to_owned(), text: path.to_string_lossy().into_owned() });
+                let whole = 0..source.text.len();
+                let (parts, files) = self.tree(&path.to_string_lossy(), &Place { source, span: whole, note: None })?;
                 own([parts, vec![platform_part, Component::new("stand-in", "yes")]].concat(), files)
             }
         }
     }
 
     /// A file, or all below a folder, wherever it is.
-    fn tree(&self, path: &str) -> Result<(Vec<Component>, Inputs), Vec<Problem>> {
-        let files = inputs::tree(self.root, path, self.digests)?;
+    fn tree(&self, path: &str, place: &Place) -> Result<(Vec<Component>, Inputs), Vec<Problem>> {
+        let files = inputs::tree(self.root, path, place, self.digests)?;
         Ok((inputs::components("file", &files.context).collect(), files))
     }
 
@@ -195,7 +197,7 @@ impl Keys<'_> {
         if let Some(reason) = &resolved.context.whole {
             components.push(Component::new("context", reason));
         }
-        let files = inputs::context(self.root, context, path, &resolved.context, self.digests)?;
+        let files = inputs::context(self.root, context, Some(path), &resolved.context, self.digests)?;
         components.extend(inputs::components("file", &files.context));
         // a secret or ssh id may be mounted by several steps, and counts once
         components.sort();

@@ -69,6 +69,14 @@ pub struct Location {
     pub manifest: Digest,
 }
 
+impl Location {
+    /// The image by digest there.
+    pub fn reference(&self) -> Option<Reference> {
+        let repository: Reference = format!("{}/{}", self.host, self.repository).parse().ok()?;
+        Some(repository.with_digest(self.manifest))
+    }
+}
+
 /// Where a layer lies, packed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlobPlace {

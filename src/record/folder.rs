@@ -122,3 +122,27 @@ mod tests {
         assert!(error.to_string().contains("file/igraph-out`: not a directory"), "{error}");
     }
 }
+
+/// Removes a file or a folder with all below it, but never what another file system is mounted on: that stays, and is an error.
+///
+/// # Errors
+/// Where something can't be removed; nothing at all is no error.
+pub fn remove_tree(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    let device = match path.symlink_metadata() {
+        Ok(metadata) if metadata.is_dir() => metadata.dev(),
+        Ok(_) => return std::fs::remove_file(path),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?;
+        let metadata = entry.path().symlink_metadata()?;
+        if metadata.is_dir() && metadata.dev() != device {
+            let message = format!("`{}` is a mount point: unmount it first", entry.path().display());
+            return Err(std::io::Error::new(std::io::ErrorKind::ResourceBusy, message));
+        }
+        if metadata.is_dir() { remove_tree(&entry.path())? } else { std::fs::remove_file(entry.path())? }
+    }
+    std::fs::remove_dir(path)
+}

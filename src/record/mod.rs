@@ -46,7 +46,7 @@ mod state_tests;
 pub use collect::{Forgotten, KEPT_RESULTS};
 pub use error::RecordError;
 pub use facts::{BlobPlace, Facts, Location, NameRecord, NameScope};
-pub use folder::StateFolder;
+pub use folder::{StateFolder, remove_tree};
 pub use journal::{JournalGroup, JournalId, JournalName, JournalStep};
 pub use recorder::Recorder;
 pub use result::{ResultRecord, Summary, Verdict};

@@ -52,6 +52,11 @@ impl Origin {
         Place { source: self.source.clone(), span: self.name.range(), note: None }
     }
 
+    /// Whether `field` is written, in the entry or among its package's defaults.
+    pub fn has(&self, field: &str) -> bool {
+        self.fields.iter().any(|(name, _)| *name == field)
+    }
+
     /// The value of `field` where it is written, in the entry or among its package's defaults; else the name.
     pub fn field(&self, field: &str) -> Place {
         let span = self.fields.iter().find(|(name, _)| *name == field).map_or(self.name, |(_, span)| *span);
