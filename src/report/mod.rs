@@ -1,1 +1,15 @@
-//! Placeholder facade.
+//! Reports: pure folds over the event stream. They know events and the vocabulary, never execution or an engine.
+
+mod board;
+mod console;
+mod fold;
+mod line;
+#[cfg(test)]
+mod script;
+mod tail;
+mod tally;
+
+pub use board::{Board, Running};
+pub use console::{Console, ConsoleOptions, Logs, Verbosity};
+pub use fold::{Fan, Fold, Shared};
+pub use tally::{Tally, nothing_to_do, plan_text};
