@@ -4,6 +4,7 @@ mod board;
 mod console;
 mod fold;
 mod line;
+mod live;
 #[cfg(test)]
 mod script;
 mod tail;
@@ -12,4 +13,5 @@ mod tally;
 pub use board::{Board, Running};
 pub use console::{Console, ConsoleOptions, Logs, Verbosity};
 pub use fold::{Fan, Fold, Shared};
+pub use live::Live;
 pub use tally::{Tally, nothing_to_do, plan_text};
