@@ -1,14 +1,21 @@
 //! Arguments, one file a command, exit codes, environment. May use everything; nothing uses it.
 
 pub mod args;
+pub mod clock;
 pub mod commands;
 pub mod environment;
 mod error;
 mod exit;
+mod outcome;
+mod plan_view;
 mod printer;
 mod program;
+mod reporting;
+mod signals;
 pub mod topics;
 pub mod values;
+mod witness;
+mod workbench;
 
 pub use args::Args;
 pub use environment::Environment;

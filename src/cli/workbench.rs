@@ -1,7 +1,7 @@
 //! What most commands start from: the workspace, what of it was selected, the records, the lock, and how registries and engines are
 //! reached. Opens as little as the command needs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,15 +13,15 @@ use super::program::Context;
 use super::values::{EngineChoice, StandInSource};
 use crate::clock::Clock;
 use crate::engine::Engine;
-use crate::engine::docker;
-use crate::failure::Failure;
+use crate::engine::docker::{self, Builder, DockerEngine, DockerOptions};
+use crate::engine::fake::FakeEngine;
+use crate::failure::{Failure, Retry};
 use crate::graph::{StandIn, StandIns};
 use crate::keys::FileDigests;
-use crate::label::{Label, Package};
 use crate::lock::LockFile;
-use crate::pattern::{self, Selection};
+use crate::pattern::{self, Here, Pattern, Selection, Visibility};
 use crate::platform::Platform;
-use crate::record::{State, StateFolder, Wait, WriterLock};
+use crate::record::{Holder, State, StateFolder, Wait, WriterLock};
 use crate::registry::{Client, ClientConfig, DockerConfigCredentials, HostConfig, Observer};
 use crate::spec::{self, Catalogue, Destination, Tls};
 
@@ -34,8 +34,8 @@ pub struct Workbench<'a> {
     pub catalogue: Catalogue,
     pub folder: StateFolder,
     pub platform: Platform,
-    /// The package of the current directory, where it is one or above some.
-    pub here: Option<Package>,
+    /// Where relative patterns start.
+    pub here: Here,
 }
 
 /// The workspace root above the current directory.
@@ -49,7 +49,7 @@ impl<'a> Workbench<'a> {
     pub fn load(context: &'a Context<'a>) -> Result<Self, Error> {
         let root = root(context.environment)?;
         let catalogue = spec::load(&root).map_err(Error::Problems)?;
-        let here = here(context.environment, &catalogue);
+        let here = here(context.environment, &catalogue)?;
         Ok(Self { context, folder: StateFolder::new(root.join(OUT)), platform: Platform::host(), here, catalogue })
     }
 
@@ -60,26 +60,43 @@ impl<'a> Workbench<'a> {
 
     /// Resolves patterns, `@file` and `@-` among them, over all images.
     pub fn select(&self, patterns: &[String], exclude: &[String]) -> Result<Selection, Error> {
-        let patterns = read_lists(patterns)?;
-        let exclude = read_lists(exclude)?;
-        let patterns = if patterns.is_empty() { vec!["...".to_owned()] } else { patterns };
-        let images = self.catalogue.images.iter().map(|(label, image)| (label, image.manual));
-        let selection = pattern::resolve(&patterns, &exclude, images, self.here.as_ref()).map_err(Error::Pattern)?;
+        let patterns = if patterns.is_empty() { vec![Pattern::all_from(&self.here).map_err(Error::Pattern)?] } else { self.patterns(patterns)? };
+        let entries = self.catalogue.images.iter().map(|(label, image)| {
+            (label.clone(), if image.manual { Visibility::Manual } else { Visibility::Usual })
+        });
+        let selection = pattern::resolve(&patterns, &self.patterns(exclude)?, &entries.collect()).map_err(Error::Problems)?;
         for warning in &selection.warnings {
             self.context.printer.warn(warning);
         }
         Ok(selection)
     }
 
+    /// Parses patterns; `@FILE` and `@-` stand for the lines there.
+    fn patterns(&self, texts: &[String]) -> Result<Vec<Pattern>, Error> {
+        let mut patterns = Vec::new();
+        for text in texts {
+            match text.strip_prefix('@') {
+                None => patterns.push(Pattern::parse(text, &self.here).map_err(Error::Pattern)?),
+                Some(path) => {
+                    for line in pattern::pattern_lines(&read_list(path)?) {
+                        patterns.push(Pattern::parse(line, &self.here).map_err(Error::Pattern)?);
+                    }
+                }
+            }
+        }
+        Ok(patterns)
+    }
+
+    /// Every image, manual ones too.
+    pub fn everything(&self) -> Selection {
+        Selection { labels: self.catalogue.images.keys().cloned().collect(), ..Selection::default() }
+    }
+
     /// The right to write records; waits for another igraph, and says for whom.
     pub fn writer(&self, no_wait: bool, clock: &dyn Clock) -> Result<WriterLock, Error> {
         self.folder.create()?;
         let wait = if no_wait { Wait::No } else { Wait::Yes };
-        let command: Vec<String> = std::env::args().collect();
-        let printer = self.context.printer;
-        Ok(WriterLock::acquire(&self.folder, &command.join(" "), wait, clock, self.context.cancel, |holder| {
-            printer.say(format_args!("igraph: waiting for another igraph: {holder}"));
-        })?)
+        writer_lock(&self.folder, wait, clock, self.context)
     }
 
     /// The records, to write.
@@ -100,7 +117,7 @@ impl<'a> Workbench<'a> {
 
     /// The cache of file digests.
     pub fn digests(&self) -> FileDigests {
-        FileDigests::load(&self.folder.file_digests())
+        FileDigests::load(self.folder.file_digests())
     }
 
     /// The registry client.
@@ -121,7 +138,7 @@ impl<'a> Workbench<'a> {
         let environment = self.context.environment;
         Ok(Client::new(ClientConfig {
             hosts,
-            credentials: Box::new(DockerConfigCredentials::new(environment.docker_config_dir())),
+            credentials: Box::new(DockerConfigCredentials::new(environment.docker_config.clone().unwrap_or_default())),
             user_agent: concat!("igraph/", env!("CARGO_PKG_VERSION")).to_owned(),
             max_wait: workspace.retries.max_wait,
             clock,
@@ -159,20 +176,52 @@ impl<'a> Workbench<'a> {
     /// The engine's kind and results version, for keys: known without asking it.
     pub fn engine_identity(&self, world: &args::World) -> String {
         let identity = match choice(self, world) {
-            Choice::Docker(_) => docker::IDENTITY,
-            Choice::Fake => crate::engine::fake::IDENTITY,
+            Choice::Docker(_) => DockerEngine::IDENTITY,
+            Choice::Fake => FakeEngine::IDENTITY,
         };
         format!("{} {}", identity.kind, identity.results_version)
     }
 
-    /// Connects to the engine.
-    pub fn engine(&self, world: &args::World) -> Result<Arc<dyn Engine>, Failure> {
+    /// Whose content tags are this workspace's on a daemon that others use too.
+    fn owner(&self) -> String {
+        let root = self.root().canonicalize().unwrap_or_else(|_| self.root().to_owned());
+        blake3::hash(root.as_os_str().as_encoded_bytes()).to_hex()[..12].to_owned()
+    }
+
+    /// Connects to the engine, for a run where there is one.
+    pub fn engine(&self, world: &args::World, run: &str) -> Result<Arc<dyn Engine>, Failure> {
         match choice(self, world) {
             Choice::Docker(host) => {
                 let environment = self.context.environment;
-                Ok(Arc::new(docker::DockerEngine::connect(&environment.docker(host.as_deref()))?))
+                let endpoint = docker::choose_endpoint(docker::EndpointInputs {
+                    explicit: host.as_deref(),
+                    environment: &environment.docker_variables(),
+                    config_folder: environment.docker_config.as_deref(),
+                })
+                .map_err(|error| {
+                    let failure = Failure::infra(error.to_string()).retry(Retry::Never);
+                    match error.hint() {
+                        Some(hint) => failure.hint(hint),
+                        None => failure,
+                    }
+                })?;
+                let scratch = self.folder.bases();
+                Ok(Arc::new(DockerEngine::connect(DockerOptions {
+                    endpoint,
+                    builder: Builder::Auto,
+                    owner: self.owner(),
+                    run: run.to_owned(),
+                    scratch,
+                    environment: Arc::new(super::environment::secret),
+                })?))
             }
-            Choice::Fake => Ok(Arc::new(crate::engine::fake::FakeEngine::from_environment(self.context.environment)?)),
+            Choice::Fake => {
+                let fake = FakeEngine::new();
+                if let Some(path) = &self.context.environment.fake_log {
+                    fake.log_to(path.clone());
+                }
+                Ok(Arc::new(fake))
+            }
         }
     }
 }
@@ -183,46 +232,33 @@ enum Choice {
 }
 
 fn choice(bench: &Workbench<'_>, world: &args::World) -> Choice {
-    if bench.context.environment.fake_engine.is_some() {
-        return Choice::Fake;
-    }
     match (&world.engine, &bench.catalogue.workspace.engine) {
+        (Some(EngineChoice::Fake), _) => Choice::Fake,
         (Some(EngineChoice::Docker(Some(host))), _) => Choice::Docker(Some(host.clone())),
         (_, spec::EngineChoice::Docker { host }) => Choice::Docker(host.as_deref().map(str::to_owned)),
         (_, spec::EngineChoice::Embedded) => Choice::Docker(None),
     }
 }
 
-/// The package of the current directory: relative patterns start there.
-fn here(environment: &Environment, catalogue: &Catalogue) -> Option<Package> {
-    let current = environment.current_dir.as_ref()?.canonicalize().ok()?;
-    let packages = catalogue.root.join(&*catalogue.workspace.packages).canonicalize().ok()?;
-    match current.strip_prefix(&packages) {
-        Ok(inside) => Package::parse(&inside.to_string_lossy()).ok(),
-        // at or above the packages' root, all packages are below
-        Err(_) => Package::parse("").ok(),
-    }
+/// The right to write records; waits for another igraph, and says for whom.
+pub fn writer_lock(folder: &StateFolder, wait: Wait, clock: &dyn Clock, context: &Context<'_>) -> Result<WriterLock, Error> {
+    let command: Vec<String> = std::env::args().collect();
+    let host = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let me = Holder { pid: std::process::id(), host, command: command.join(" "), since: clock.now() };
+    Ok(WriterLock::acquire(folder, &me, wait, clock, context.cancel, |holder| {
+        context.printer.say(format_args!("igraph: waiting for another igraph: {holder}"));
+    })?)
 }
 
-/// Replaces `@FILE` and `@-` by the lines there.
-fn read_lists(patterns: &[String]) -> Result<Vec<String>, Error> {
-    let mut all = Vec::new();
-    for pattern in patterns {
-        match pattern.strip_prefix('@') {
-            None => all.push(pattern.clone()),
-            Some(path) => {
-                let text = read_list(path)?;
-                let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-                let before = all.len();
-                all.extend(lines.map(str::to_owned));
-                if all.len() == before {
-                    // an empty list selects nothing, not everything
-                    all.push(pattern::NOTHING.to_owned());
-                }
-            }
-        }
+/// Where relative patterns start: the current directory, relative to the workspace root.
+fn here(environment: &Environment, catalogue: &Catalogue) -> Result<Here, Error> {
+    let mut here = Here::root(&catalogue.workspace.packages);
+    let (Some(current), Ok(root)) = (&environment.current_dir, catalogue.root.canonicalize()) else { return Ok(here) };
+    let current = current.canonicalize().map_err(|source| Error::Directory { path: current.clone(), source })?;
+    if let Ok(inside) = current.strip_prefix(&root) {
+        here.current = inside.to_string_lossy().into_owned();
     }
-    Ok(all)
+    Ok(here)
 }
 
 /// The text at a path, or of stdin for `-`.
@@ -234,9 +270,4 @@ pub fn read_list(path: &str) -> Result<String, Error> {
         return Ok(text);
     }
     std::fs::read_to_string(path).map_err(fail)
-}
-
-/// The labels of images, of a selection that names steps too.
-pub fn images(selection: &Selection) -> BTreeSet<Label> {
-    selection.labels.iter().cloned().collect()
 }

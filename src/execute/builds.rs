@@ -177,7 +177,7 @@ fn stands_in(image: &ImageNode<'_>, lookup: &Lookup<'_>) -> bool {
 
 fn agents(world: &World<'_>, spec: &crate::spec::Image) -> BTreeMap<String, PathBuf> {
     let path = |source: &SecretSource| match source {
-        SecretSource::Env(name) => world.environment.get(name).map(PathBuf::from),
+        SecretSource::Env(name) => (world.environment)(name).map(PathBuf::from),
         SecretSource::File(path) => Some(world.root.join(path)),
     };
     spec.ssh.iter().filter_map(|(id, source)| path(source).map(|path| (id.to_string(), path))).collect()

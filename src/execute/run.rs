@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::queue::Queue;
 use super::world::{Job, JobEnd, StepEnd, World};
 use super::{bases, builds, names, tests_of};
+use crate::digest::ImageId;
 use crate::event::{Counts, Event, NodeKind, Outcome};
 use crate::failure::{Failure, FailureClass};
 use crate::graph::{Body, NodeIndex};
@@ -19,7 +20,7 @@ use crate::reason::Reason;
 #[derive(Clone, Debug, Default)]
 pub struct RunEnd {
     /// Every step with its outcome, in the graph's order.
-    pub steps: Vec<(NodeLabel, NodeKind, Outcome)>,
+    pub steps: Vec<(NodeLabel, NodeKind, Outcome, Option<ImageId>)>,
     /// The run was stopped before its end.
     pub stopped: bool,
 }
@@ -203,7 +204,7 @@ impl Loop<'_, '_> {
             }
             steps.extend(self.world.graph.node(index).steps().into_iter().map(|(label, kind)| {
                 let outcome = end.outcome_of(&label);
-                (label, kind, outcome)
+                (label, kind, outcome, end.image())
             }));
         }
         RunEnd { steps, stopped }

@@ -98,8 +98,8 @@ pub struct World<'a> {
     pub durations: &'a BTreeMap<NodeLabel, u64>,
     /// Stops the run.
     pub cancel: &'a Cancel,
-    /// Environment variables that build files name.
-    pub environment: &'a BTreeMap<String, String>,
+    /// Environment variables that build files name, read when they are used.
+    pub environment: &'a (dyn Fn(&str) -> Option<String> + Sync),
     /// Proxies for RUN steps.
     pub proxies: &'a BTreeMap<String, String>,
     /// The user's wishes.
@@ -276,7 +276,7 @@ impl World<'_> {
 
 impl JobEnd {
     /// The image that the node is, tests or names.
-    fn image(&self) -> Option<ImageId> {
+    pub(super) fn image(&self) -> Option<ImageId> {
         match (&self.value, &self.outcome) {
             (Some(Value::Image { image, .. } | Value::Base { image, .. }), _) => Some(*image),
             (Some(Value::Test(passed)), _) => Some(passed.subject()),

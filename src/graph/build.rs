@@ -12,6 +12,7 @@ use crate::dockerfile::{self, Configs, Dockerfile, Request};
 use crate::label::{Label, Name, NodeLabel};
 use crate::platform::Platform;
 use crate::problem::{Place, Problem, Source};
+use crate::pattern::Selection;
 use crate::reference::Reference;
 use crate::spec::{self, Catalogue, Destination};
 use crate::stamp::Stamp;
@@ -53,12 +54,12 @@ pub struct Graph<'c> {
 }
 
 impl<'c> Graph<'c> {
-    /// Builds the graph of `selected` images and all they need.
+    /// Builds the graph of what is `selected` and all it needs.
     ///
     /// # Errors
-    /// Every unreadable or broken Dockerfile, ambiguous reference and cycle among them.
-    pub fn build(catalogue: &'c Catalogue, selected: &BTreeSet<Label>, options: &GraphOptions<'_>, configs: &dyn KnownConfigs) -> Result<Self, Vec<Problem>> {
-        Builder { catalogue, options, configs, nodes: DiGraph::default(), by_owner: HashMap::new(), problems: Vec::new(), test_files: Mutex::default() }.build(selected)
+    /// Every unreadable or broken Dockerfile, every cycle, and steps that an image does not have.
+    pub fn build(catalogue: &'c Catalogue, selected: &Selection, options: &GraphOptions<'_>, configs: &dyn KnownConfigs) -> Result<Self, Vec<Problem>> {
+        Builder { catalogue, selection: selected, options, configs, nodes: DiGraph::default(), by_owner: HashMap::new(), problems: Vec::new(), test_files: Mutex::default() }.build()
     }
 
     /// The node.
@@ -114,6 +115,7 @@ pub trait KnownConfigs: Sync {
 
 struct Builder<'c, 'a> {
     catalogue: &'c Catalogue,
+    selection: &'a Selection,
     options: &'a GraphOptions<'a>,
     configs: &'a dyn KnownConfigs,
     nodes: DiGraph<Node<'c>, (), u32>,
@@ -159,8 +161,10 @@ impl Target {
 }
 
 impl<'c> Builder<'c, '_> {
-    fn build(mut self, selected: &BTreeSet<Label>) -> Result<Graph<'c>, Vec<Problem>> {
-        let images = self.read_images(selected);
+    fn build(mut self) -> Result<Graph<'c>, Vec<Problem>> {
+        let entries = self.selection.steps.iter().filter_map(NodeLabel::entry).cloned();
+        let selected: BTreeSet<Label> = self.selection.labels.iter().cloned().chain(entries).collect();
+        let images = self.read_images(&selected);
         self.add_owners(&images);
         self.link_images(&images);
         if self.problems.is_empty() {
@@ -170,13 +174,14 @@ impl<'c> Builder<'c, '_> {
             self.add_tests(&images);
         }
         if self.problems.is_empty() && self.options.depth >= Depth::Test {
-            self.add_gates_and_names(&images, selected);
+            self.add_gates_and_names(&images, &selected);
         }
         if !self.problems.is_empty() {
             return Err(self.problems);
         }
+        self.check_steps(&images)?;
         let order = topological(&self.nodes);
-        Ok(Graph { nodes: self.nodes, order, by_owner: self.by_owner, selected: selected.clone() })
+        Ok(Graph { nodes: self.nodes, order, by_owner: self.by_owner, selected })
     }
 
     /// Reads the Dockerfiles of the selected images and, wave by wave, of the images those refer to.
@@ -412,7 +417,7 @@ impl<'c> Builder<'c, '_> {
         for (label, read) in images {
             let owner = NodeLabel::Entry(label.clone());
             let (Some(subject), Some(image)) = (self.by_owner.get(&owner).copied(), self.catalogue.images.get(label)) else { continue };
-            for test in &read.tests {
+            for test in read.tests.iter().filter(|test| self.wants_test(label, &test.name) && test.spec.platform.as_ref().is_none_or(|own| *own == image.platform)) {
                 let body = Body::Test(TestNode {
                     name: test.name.clone(),
                     spec: test.spec,
@@ -431,6 +436,52 @@ impl<'c> Builder<'c, '_> {
                 }
             }
         }
+    }
+
+    /// The steps that were asked for of an image that was not asked for as a whole.
+    fn steps_of<'s>(&'s self, label: &'s Label) -> Option<impl Iterator<Item = &'s NodeLabel>> {
+        let mut steps = self.selection.steps.iter().filter(move |step| step.entry() == Some(label)).peekable();
+        (!self.selection.labels.contains(label) && steps.peek().is_some()).then_some(steps)
+    }
+
+    /// All tests of an image, but where single ones were asked for; for a name every test counts.
+    fn wants_test(&self, label: &Label, test: &Name) -> bool {
+        self.steps_of(label).is_none_or(|mut steps| {
+            steps.any(|step| match step {
+                NodeLabel::Test(_, wanted) => wanted == test,
+                _ => true,
+            })
+        })
+    }
+
+    fn wants_name(&self, owner: &NodeLabel, written: &str, pushed: bool) -> bool {
+        owner.entry().and_then(|label| self.steps_of(label)).is_none_or(|mut steps| {
+            steps.any(|step| match step {
+                NodeLabel::Tag(_, wanted) => !pushed && **wanted == *written,
+                NodeLabel::Push(_, wanted) => **wanted == *written,
+                _ => false,
+            })
+        })
+    }
+
+    /// Every step asked for is one that its image has.
+    fn check_steps(&self, images: &BTreeMap<Label, Read<'c>>) -> Result<(), Vec<Problem>> {
+        let mut problems = Vec::new();
+        for step in &self.selection.steps {
+            let Some((label, image)) = step.entry().and_then(|label| Some((label, self.catalogue.images.get(label)?))) else { continue };
+            let has = match step {
+                NodeLabel::Test(_, name) => image.tests.iter().any(|test| test.name == *name),
+                NodeLabel::Tag(_, name) | NodeLabel::Push(_, name) => image.names.iter().any(|own| own.written == *name),
+                NodeLabel::Entry(_) | NodeLabel::Outside(_) => images.contains_key(label),
+            };
+            if !has {
+                let tests = image.tests.iter().map(|test| format!("test/{}", test.name));
+                let names = image.names.iter().flat_map(|name| [format!("tag/{}", name.written), format!("push/{}", name.written)]);
+                let all: Vec<String> = tests.chain(names).collect();
+                problems.push(Problem::new(format!("there is no {step}")).hint(format!("{label} has {}", all.join(", "))));
+            }
+        }
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
     /// A gate for every image, then the names of the selected ones.
@@ -467,18 +518,18 @@ impl<'c> Builder<'c, '_> {
     }
 
     fn add_names(&mut self, image: NodeIndex, gate: NodeIndex, spec: &spec::Image, to: Option<&Destination>, body: fn(NamesNode) -> Body<'c>) {
+        let owner = self.nodes[image].owner.clone();
         let mut names = Vec::new();
-        for name in &spec.names {
+        for name in spec.names.iter().filter(|name| self.wants_name(&owner, &name.written, to.is_some())) {
             match to.map_or(Ok(name.reference.clone()), |to| spec.destination(name, to)) {
                 Ok(reference) => names.push(ImageName { written: name.written.clone(), reference }),
                 Err(error) => self.problems.push(Problem::new(error.to_string()).at(spec.origin.source(), name.span.range())),
             }
         }
-        let node = Node {
-            owner: self.nodes[image].owner.clone(),
-            platform: self.nodes[image].platform.clone(),
-            body: body(NamesNode { image, gate, names }),
-        };
+        if names.is_empty() {
+            return;
+        }
+        let node = Node { owner, platform: self.nodes[image].platform.clone(), body: body(NamesNode { image, gate, names }) };
         let index = self.nodes.add_node(node);
         self.nodes.update_edge(index, image, ());
         self.nodes.update_edge(index, gate, ());

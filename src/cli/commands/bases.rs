@@ -107,7 +107,7 @@ pub fn update(args: &Update, context: &Context<'_>) -> Result<Exit, Error> {
             platform: base.platform.clone(),
             index: new.index,
             manifest: new.manifest,
-            config: new.config.0,
+            config: new.image_id.0,
             at: clock.now(),
         });
     }
@@ -141,8 +141,7 @@ fn bases(bench: &Workbench<'_>, lock: &LockFile, what: &[String]) -> Result<Vec<
     let stand_ins = Default::default();
     let destination = Destination::Workspace(bench.catalogue.workspace.registry.clone());
     let options = GraphOptions { depth: Depth::Push, stand_ins: &stand_ins, destination: &destination, platform: &bench.platform };
-    let all = bench.catalogue.images.keys().cloned().collect();
-    let graph = Graph::build(&bench.catalogue, &all, &options, &records).map_err(Error::Problems)?;
+    let graph = Graph::build(&bench.catalogue, &bench.everything(), &options, &records).map_err(Error::Problems)?;
     let wanted = wanted(bench, &graph, what)?;
     let mut found: BTreeMap<(Reference, Platform), Found> = BTreeMap::new();
     for index in graph.order() {
@@ -222,7 +221,7 @@ fn ask_all(client: &Client, bases: &[Found], lock: &LockFile, context: &Context<
 fn ask(client: &Client, base: &Found, lock: &LockFile, context: &Context<'_>) -> Result<Verdict, Failure> {
     let locked = lock.entry(&base.reference, &base.platform);
     if let Some(entry) = &locked {
-        let head = client.head_manifest(&base.reference, context.cancel)?;
+        let head = client.head_base(&base.reference, context.cancel)?;
         // neither the index nor the manifest has moved
         if head.is_some_and(|head| Some(head.digest) == entry.index || head.digest == entry.manifest) {
             return Ok(Verdict::Same);

@@ -19,8 +19,7 @@ pub fn run(context: &Context<'_>) -> Result<Exit, Error> {
     let stand_ins = Default::default();
     let destination = Destination::Workspace(bench.catalogue.workspace.registry.clone());
     let options = GraphOptions { depth: Depth::Push, stand_ins: &stand_ins, destination: &destination, platform: &bench.platform };
-    let all = bench.catalogue.images.keys().cloned().collect();
-    let graph = Graph::build(&bench.catalogue, &all, &options, &records).map_err(Error::Problems)?;
+    let graph = Graph::build(&bench.catalogue, &bench.everything(), &options, &records).map_err(Error::Problems)?;
     let keys = Keys {
         root: bench.root(),
         digests: &digests,

@@ -20,7 +20,7 @@ pub fn run(args: &Doctor, context: &Context<'_>) -> Result<Exit, Error> {
     match Workbench::load(context) {
         Ok(bench) => {
             printer.line(format_args!("ok       workspace {}", bench.root().display()))?;
-            match bench.engine(&args.world) {
+            match bench.engine(&args.world, "doctor") {
                 Ok(engine) => printer.line(format_args!("ok       engine {}", engine.description()))?,
                 Err(failure) => {
                     good = false;

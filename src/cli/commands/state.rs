@@ -8,6 +8,7 @@ use crate::cli::error::Error;
 use crate::cli::exit::Exit;
 use crate::cli::program::Context;
 use crate::cli::workbench::{self, Workbench};
+use crate::record::Wait;
 
 /// Prints the workspace's root folder.
 pub fn root(context: &Context<'_>) -> Result<Exit, Error> {
@@ -25,18 +26,18 @@ pub fn save(file: &Path, context: &Context<'_>) -> Result<Exit, Error> {
 }
 
 /// Takes the records of a file in.
-pub fn load(file: &Path, context: &Context<'_>) -> Result<Exit, Error> {
+pub fn load(file: &Path, no_wait: bool, context: &Context<'_>) -> Result<Exit, Error> {
     let bench = Workbench::load(context)?;
     let clock = crate::cli::clock::system();
-    let _writer = bench.writer(false, clock.as_ref())?;
+    let _writer = bench.writer(no_wait, clock.as_ref())?;
     let state = bench.state()?;
     let loaded = state.load(file)?;
-    context.printer.say(format_args!("igraph: {loaded}"));
+    context.printer.say(format_args!("igraph: {} results loaded, {} of them new here", loaded.results, loaded.taken));
     Ok(Exit::Done)
 }
 
 /// Removes `igraph-out`.
-pub fn clean(context: &Context<'_>) -> Result<Exit, Error> {
+pub fn clean(args: &args::Clean, context: &Context<'_>) -> Result<Exit, Error> {
     let root = workbench::root(context.environment)?;
     let folder = crate::record::StateFolder::new(root.join(workbench::OUT));
     if !folder.path().exists() {
@@ -44,10 +45,8 @@ pub fn clean(context: &Context<'_>) -> Result<Exit, Error> {
         return Ok(Exit::Done);
     }
     let clock = crate::cli::clock::system();
-    let command = "igraph clean";
-    let _writer = crate::record::WriterLock::acquire(&folder, command, crate::record::Wait::Yes, clock.as_ref(), context.cancel, |holder| {
-        context.printer.say(format_args!("igraph: waiting for another igraph: {holder}"));
-    })?;
+    let wait = if args.no_wait { Wait::No } else { Wait::Yes };
+    let _writer = workbench::writer_lock(&folder, wait, clock.as_ref(), context)?;
     crate::record::remove_tree(folder.path()).map_err(|source| Error::Write { path: folder.path().to_owned(), source })?;
     context.printer.say(format_args!("igraph: removed {}", folder.path().display()));
     Ok(Exit::Done)
@@ -57,9 +56,9 @@ pub fn clean(context: &Context<'_>) -> Result<Exit, Error> {
 pub fn gc(args: &args::Gc, context: &Context<'_>) -> Result<Exit, Error> {
     let bench = Workbench::load(context)?;
     let clock = crate::cli::clock::system();
-    let _writer = bench.writer(false, clock.as_ref())?;
+    let _writer = bench.writer(args.no_wait, clock.as_ref())?;
     let state = bench.state()?;
-    let forgotten = state.forget_old(crate::record::KEPT_RESULTS, args.dry_run)?;
+    let forgotten = state.forget(crate::record::KEPT_RESULTS, &[], args.dry_run)?;
     let word = if args.dry_run { "would remove" } else { "removed" };
     context.printer.say(format_args!("igraph: {word} {} old results", forgotten.results));
     let kept: BTreeSet<_> = forgotten.needed.iter().copied().collect();
@@ -67,10 +66,8 @@ pub fn gc(args: &args::Gc, context: &Context<'_>) -> Result<Exit, Error> {
     if bases > 0 {
         context.printer.say(format_args!("igraph: {word} {bases} root filesystems of bases"));
     }
-    if state.claims()?.is_empty() && !context.environment.has_docker_hint() {
-        return Ok(Exit::Done);
-    }
-    match bench.engine(&args::World::default()) {
+    let world = args::World { engine: args.engine.clone(), ..args::World::default() };
+    match bench.engine(&world, "gc") {
         Ok(engine) => {
             let collected = engine.collect(&kept, args.dry_run).map_err(Error::Failure)?;
             context.printer.say(format_args!(

@@ -47,10 +47,10 @@ pub fn run(args: &Targets, context: &Context<'_>) -> Result<Exit, Error> {
     if args.orphans {
         return orphans(args, &bench);
     }
-    let selected = workbench::images(&bench.select(&args.selection.patterns, &[])?);
+    let selected = bench.select(&args.selection.patterns, &[])?;
     let plain = !args.steps && !args.stale && args.affected.is_none() && !args.show_key && !args.json;
     if plain {
-        return selected.iter().try_for_each(|label| context.printer.line(label)).map(|()| Exit::Done);
+        return selected.labels.iter().try_for_each(|label| context.printer.line(label)).map(|()| Exit::Done);
     }
     let state = bench.state_read_only()?;
     let lock = bench.lock()?;
@@ -59,7 +59,7 @@ pub fn run(args: &Targets, context: &Context<'_>) -> Result<Exit, Error> {
     let stand_ins = bench.stand_ins(&args.world);
     let destination = Destination::Workspace(bench.catalogue.workspace.registry.clone());
     // whatever stands on a changed node is affected, wherever the selection ends
-    let scope = if args.affected.is_some() { bench.catalogue.images.keys().cloned().collect() } else { selected.clone() };
+    let scope = if args.affected.is_some() { bench.everything() } else { selected.clone() };
     let options = GraphOptions { depth: Depth::Push, stand_ins: &stand_ins, destination: &destination, platform: &bench.platform };
     let graph = Graph::build(&bench.catalogue, &scope, &options, &records).map_err(Error::Problems)?;
     let keys = Keys {
@@ -75,7 +75,7 @@ pub fn run(args: &Targets, context: &Context<'_>) -> Result<Exit, Error> {
         None => None,
     };
     let plan = if args.stale || args.show_key { planner.plan() } else { Vec::new() };
-    let targets = collect(args, &graph, &planner, &plan, &selected, affected.as_ref());
+    let targets = collect(args, &graph, &planner, &plan, &selected.labels, affected.as_ref());
     if args.json {
         let document = Document { schema: "igraph.targets", version: 1, targets: &targets };
         context.printer.document(|out| {

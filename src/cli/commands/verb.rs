@@ -11,13 +11,12 @@ use crate::cli::outcome;
 use crate::cli::program::Context;
 use crate::cli::reporting::Reporting;
 use crate::cli::witness::Witness;
-use crate::cli::workbench::{self, Workbench};
+use crate::cli::workbench::Workbench;
 use crate::clock::Clock;
 use crate::event::{Event, NodeKind, Sink};
 use crate::execute::{self, LazyEngine, Options, World};
 use crate::graph::{Body, Depth, Graph, GraphOptions, NodeIndex};
 use crate::keys::{FileDigests, Keys};
-use crate::label::Label;
 use crate::plan::{Decision, Planner, PlannerOptions, Records};
 use crate::record::{Recorder, State};
 use crate::registry::Client;
@@ -30,8 +29,7 @@ pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>)
     }
     let bench = Workbench::load(context)?;
     let selection = bench.select(&args.selection.patterns, &args.exclude)?;
-    let selected = workbench::images(&selection);
-    if selected.is_empty() {
+    if selection.labels.is_empty() && selection.steps.is_empty() {
         return Ok(Exit::Done);
     }
     let dry = args.plan.dry_run || args.plan.check;
@@ -45,7 +43,7 @@ pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>)
     let stand_ins = bench.stand_ins(&args.world);
     let destination = bench.destination(args.registry.as_ref())?;
     let options = GraphOptions { depth, stand_ins: &stand_ins, destination: &destination, platform: &bench.platform };
-    let graph = Graph::build(&bench.catalogue, &selected, &options, &records).map_err(Error::Problems)?;
+    let graph = Graph::build(&bench.catalogue, &selection, &options, &records).map_err(Error::Problems)?;
     if verb == "test" && !has_tests(&graph) {
         context.printer.warn("no test applies to what the patterns match");
         return Ok(Exit::NoTests);
@@ -57,7 +55,7 @@ pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>)
         epoch: bench.catalogue.workspace.epoch,
         build_platform: &bench.platform,
     };
-    let forced = if args.plan.force { forced(&graph, &selected, depth) } else { BTreeSet::new() };
+    let forced = if args.plan.force { forced(&graph, depth) } else { BTreeSet::new() };
     let planning = PlannerOptions { forced, reason: args.plan.reason.clone(), no_cache: args.running.no_cache };
     let planner = Planner::new(&graph, keys, &records, planning);
     let plan = planner.plan();
@@ -71,14 +69,14 @@ pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>)
     }
     let summary = Summary::of(&graph, &plan);
     if summary.nothing && !args.plan.verify {
-        if !dry {
-            digests.save()?;
-        }
+        digests.save().map_err(|source| Error::Write { path: bench.folder.file_digests(), source })?;
         let line = summary.line();
-        if let Some(witness) = &witness {
-            witness.write(&line, &bench, &planner, &plan);
-        }
+        // closing the records may write, and only what is settled is kept
+        let kept = witness.map(|witness| (witness, planner, plan));
         drop(writer);
+        if let Some((witness, planner, plan)) = kept {
+            witness.keep(&line, &bench, &planner, &plan);
+        }
         return nothing_to_do(&line, context);
     }
     let session = Session { bench: &bench, args, verb, depth, state: &state, digests: &digests, planner: &planner, plan: &plan, clock };
@@ -102,14 +100,14 @@ fn has_tests(graph: &Graph<'_>) -> bool {
 }
 
 /// The nodes that `--force` means: the topmost steps of what was matched, not what is below them.
-fn forced(graph: &Graph<'_>, selected: &BTreeSet<Label>, depth: Depth) -> BTreeSet<NodeIndex> {
+fn forced(graph: &Graph<'_>, depth: Depth) -> BTreeSet<NodeIndex> {
     graph
         .order()
         .iter()
         .copied()
         .filter(|index| {
             let node = graph.node(*index);
-            let matched = node.owner.entry().is_some_and(|label| selected.contains(label));
+            let matched = node.owner.entry().is_some_and(|label| graph.is_selected(label));
             matched
                 && match &node.body {
                     Body::Image(_) => depth == Depth::Build,
@@ -184,15 +182,15 @@ impl Session<'_> {
         let context = self.bench.context;
         let client = self.bench.client(self.clock.clone(), None)?;
         let world_args = &self.args.world;
-        let engine = LazyEngine::new(Box::new(|| self.bench.engine(world_args)));
+        let started = self.clock.now();
+        let run = self.state.begin_run(started, self.verb)?;
+        let engine = LazyEngine::new(Box::new(|| self.bench.engine(world_args, &run)));
         self.refuse(&engine)?;
         if self.depth == Depth::Push {
             self.prove_credentials(&client)?;
         }
-        let started = self.clock.now();
-        let run = self.state.begin_run(started, self.verb)?;
         let recorder = Recorder::begin(self.state.folder(), &run)?;
-        let reporting = Reporting::begin(self.args, context, &run, self.clock.clone(), recorder)?;
+        let reporting = Reporting::begin(self.args, context, self.clock.clone(), recorder);
         let begin = self.clock.monotonic();
         reporting.emit(&Event::RunStarted {
             run: run.clone(),
@@ -207,7 +205,7 @@ impl Session<'_> {
             reason: self.args.plan.reason.clone(),
         });
         let proxies = context.environment.proxies.clone();
-        let variables = environment::all();
+        let lookup = environment::secret;
         let durations = self.state.durations()?;
         let jobs = self.args.running.jobs.map(std::num::NonZeroUsize::get).or(self.bench.catalogue.workspace.jobs);
         let world = World {
@@ -224,7 +222,7 @@ impl Session<'_> {
             run: &run,
             durations: &durations,
             cancel: context.cancel,
-            environment: &variables,
+            environment: &lookup,
             proxies: &proxies,
             options: Options {
                 jobs: jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(2, std::num::NonZeroUsize::get)),
@@ -237,7 +235,7 @@ impl Session<'_> {
             held: execute::Held::new(self.clock.now()),
         };
         let end = execute::run(&world);
-        self.digests.save()?;
+        self.digests.save().map_err(|source| Error::Write { path: self.bench.folder.file_digests(), source })?;
         let exit = match context.signals.first() {
             Some(number) => Exit::Signal(number),
             None => outcome::exit_of(&end),

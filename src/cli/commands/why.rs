@@ -12,6 +12,7 @@ use crate::event::Event;
 use crate::graph::{Depth, Graph, GraphOptions, NodeIndex};
 use crate::keys::{self, Keys};
 use crate::label::{Label, NodeLabel};
+use crate::pattern::{Pattern, Selection};
 use crate::plan::{Decision, Planner, PlannerOptions, Records, Value};
 use crate::reason::Reason;
 use crate::record::{RunLog, State};
@@ -25,11 +26,11 @@ pub fn run(args: &Why, context: &Context<'_>) -> Result<Exit, Error> {
     if let Some(run) = &args.run {
         return explain_run(&label, &super::log::choose(run, state.folder())?, context);
     }
-    let selected: BTreeSet<Label> = match label.entry() {
-        Some(entry) if bench.catalogue.images.contains_key(entry) => BTreeSet::from([entry.clone()]),
+    let selected = match label.entry() {
+        Some(entry) if bench.catalogue.images.contains_key(entry) => Selection { labels: BTreeSet::from([entry.clone()]), ..Selection::default() },
         Some(entry) if !bench.catalogue.bases.contains_key(entry) => return Err(unknown(entry, &bench)),
         // a base is reached from every image
-        _ => bench.catalogue.images.keys().cloned().collect(),
+        _ => bench.everything(),
     };
     let lock = bench.lock()?;
     let digests = bench.digests();
@@ -67,14 +68,20 @@ pub fn run(args: &Why, context: &Context<'_>) -> Result<Exit, Error> {
     explanation.decision(decision)
 }
 
+/// A label, or one relative to the current directory.
 fn parse_label(text: &str, bench: &Workbench<'_>) -> Result<NodeLabel, Error> {
-    let whole = match (&bench.here, text.starts_with("//") || text.find("//").is_some()) {
-        (Some(here), false) if text.starts_with(':') => format!("{here}{text}"),
-        (Some(here), false) if here.as_str().is_empty() => format!("//{text}"),
-        (Some(here), false) => format!("{here}/{text}"),
-        _ => text.to_owned(),
+    if text.contains("//") {
+        return text.parse().map_err(Error::Label);
+    }
+    let (entry, step) = text.split_once('[').map_or((text, None), |(entry, step)| (entry, Some(step)));
+    let pattern = Pattern::parse(entry, &bench.here).map_err(Error::Pattern)?;
+    let Some(label) = pattern.exact() else {
+        return Err(Error::Usage { message: format!("`{text}` is no label of one node"), hint: Some("write it like //debian/jessie:4.2.1".to_owned()) });
     };
-    whole.parse().map_err(Error::Label)
+    match step {
+        Some(step) => format!("{label}[{step}").parse().map_err(Error::Label),
+        None => Ok(NodeLabel::Entry(label.clone())),
+    }
 }
 
 fn unknown(label: &Label, bench: &Workbench<'_>) -> Error {
