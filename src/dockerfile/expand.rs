@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::words::{Lexer, WordError};
-use super::{Command, Heredoc, Instruction, Mount, Pair, Span, Spanned, Transfer, mount};
+use super::words::{Expansion, Lexer, WordError};
+use super::{Command, Environment, Heredoc, Instruction, Mount, Pair, Span, Spanned, Transfer, mount};
 use crate::problem::{Problem, Source};
 
 /// What PATH is where the base sets none.
@@ -13,6 +13,8 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 #[derive(Clone, Debug, Default)]
 pub(super) struct Scope {
     variables: Vec<(String, String)>,
+    /// The variables as they are handed out; dropped when one changes.
+    shared: Option<Environment>,
     /// The image whose ENV is not known, if so: a name that is not set here may be set there.
     pub unknown_base: Option<String>,
 }
@@ -36,14 +38,16 @@ impl Scope {
     }
 
     pub fn set(&mut self, name: &str, value: &str) {
+        self.shared = None;
         match self.variables.iter_mut().find(|(known, _)| known == name) {
             Some((_, old)) => value.clone_into(old),
             None => self.variables.push((name.to_owned(), value.to_owned())),
         }
     }
 
-    pub fn variables(&self) -> &[(String, String)] {
-        &self.variables
+    /// All variables, in order of their first setting; shared until one changes.
+    pub fn environment(&mut self) -> Environment {
+        self.shared.get_or_insert_with(|| self.variables.clone().into()).clone()
     }
 }
 
@@ -93,9 +97,17 @@ impl<'a> Expander<'a> {
         Self { escape, scope, origin, names: Vec::new(), pattern: false, unknown: Vec::new() }
     }
 
-    fn lex(&mut self, lexer: Lexer, word: &str) -> Result<super::words::Expansion, WordError> {
+    fn lex(&mut self, lexer: Lexer, word: &str) -> Result<Expansion, WordError> {
         let scope = self.scope;
-        let expansion = lexer.expand(word, &|name| scope.value(name).map(str::to_owned))?;
+        let expansion = lexer.expand(word, &|name| scope.value(name).map(str::to_owned));
+        let expansion = match expansion {
+            // the base may set it
+            Err(WordError::Required { name, .. }) if scope.unknown_base.is_some() && scope.value(&name).is_none() => {
+                self.unknown.push(name);
+                return Ok(Expansion { text: word.to_owned(), words: vec![word.to_owned()], names: Vec::new(), pattern: false });
+            }
+            expansion => expansion?,
+        };
         for (name, set) in &expansion.names {
             if !set && scope.unknown_base.is_some() {
                 self.unknown.push(name.clone());
@@ -180,14 +192,21 @@ impl<'a> Expander<'a> {
                     let read = mount::expand(flag, &mut |value| {
                         self.lex(Lexer::new(self.escape), value).map(|expansion| expansion.text).map_err(|error| error.to_string())
                     });
-                    let mount = read.map_err(|(message, hint)| {
-                        let problem = self.origin.problem(message, &flag.text.span);
-                        Problem { hint, ..problem }
-                    })?;
-                    if mount.kind == super::MountKind::Bind && mount.from.is_none() {
-                        expanded.unknown_source = expanded.unknown_source.or_else(|| self.unknown.get(before).cloned());
+                    let unknown = self.unknown.get(before).cloned();
+                    match read {
+                        Ok(mount) => {
+                            if mount.kind == super::MountKind::Bind && mount.from.is_none() {
+                                expanded.unknown_source = expanded.unknown_source.or(unknown);
+                            }
+                            expanded.mounts.push(mount);
+                        }
+                        // it may well be right once the base is known
+                        Err(_) if unknown.is_some() => expanded.unknown_source = expanded.unknown_source.or(unknown),
+                        Err((message, hint)) => {
+                            let problem = self.origin.problem(message, &flag.text.span);
+                            return Err(Problem { hint, ..problem });
+                        }
                     }
-                    expanded.mounts.push(mount);
                 }
             }
             Command::Copy(transfer) => {
@@ -211,7 +230,9 @@ impl<'a> Expander<'a> {
             Command::Volume(paths) => *command = Command::Volume(self.all(paths)?),
             Command::StopSignal(signal) => *command = Command::StopSignal(self.word(signal)?),
         }
-        super::check::check(&expanded.instruction, self.origin)?;
+        if self.unknown.is_empty() {
+            super::check::check(&expanded.instruction, self.origin)?;
+        }
         Ok(expanded)
     }
 }

@@ -223,10 +223,14 @@ impl Lister<'_> {
         let base = parts[..plain].join("/");
         let (start, metadata) = match self.locate(&base) {
             Ok(found) => found,
-            Err(lost) => return self.lost(&base, lost, source),
+            Err(lost) => return self.lost(&source.path, lost, source),
         };
         if !metadata.is_dir() {
-            return self.lost(&base, Lost::Missing { at: base.clone() }, source);
+            return self.lost(&source.path, Lost::Missing { at: base }, source);
+        }
+        if !start.is_empty() {
+            // a daemon looks for it though nothing in it may match
+            self.add(&start, EntryKind::Folder, &metadata);
         }
         let mut folders = vec![(start, metadata)];
         for (number, pattern) in patterns.iter().enumerate() {

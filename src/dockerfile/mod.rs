@@ -6,6 +6,7 @@
 mod check;
 mod context;
 mod expand;
+mod features;
 mod flags;
 mod generate;
 mod glob;
@@ -34,4 +35,6 @@ pub use instruction::{
 };
 pub use listing::{Listing, list_context};
 pub use parse::{SUBJECT, parse, parse_test};
-pub use resolved::{Configs, Feature, FromTarget, ImageUse, NoConfigs, Request, Resolved, ResolvedStage, Secret, Ssh, Step, UseKind};
+pub use resolved::{
+    Configs, Environment, Feature, FromTarget, ImageUse, NoConfigs, Request, Resolved, ResolvedStage, Secret, Ssh, Step, UseKind,
+};

@@ -50,6 +50,9 @@ pub fn parse_test(source: &Arc<Source>) -> Result<Dockerfile, Vec<Problem>> {
 pub(super) fn parse_trigger(source: &Arc<Source>) -> Result<Instruction, Vec<Problem>> {
     let (_, mut instructions) = read(source)?;
     match (instructions.pop(), instructions.is_empty()) {
+        (Some(only), true) if matches!(only.command, Command::From(_) | Command::OnBuild(_)) => {
+            Err(vec![Problem::new("`FROM` and `ONBUILD` aren't allowed as ONBUILD triggers").at(source, only.span)])
+        }
         (Some(only), true) => Ok(only),
         _ => Err(vec![Problem::new("an ONBUILD trigger is one instruction").at(source, 0..source.text.len())]),
     }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::expand::{Expander, Origin, Scope};
 use super::resolved::Replacement;
 use super::{
-    ArgDeclaration, Command, Configs, ContextSource, ContextUse, Dockerfile, Feature, FileSource, FromTarget, ImageUse, Instruction,
-    MountKind, Request, Resolved, ResolvedStage, Secret, Span, Spanned, Ssh, Step, Transfer, UseKind, check, parse,
+    ArgDeclaration, Command, Configs, ContextSource, Dockerfile, Environment, Feature, FileSource, FromTarget, ImageUse, Instruction,
+    MountKind, Request, Resolved, ResolvedStage, Secret, Span, Spanned, Ssh, Step, Transfer, UseKind, check, features, parse,
 };
 use crate::image::ImageConfig;
 use crate::platform::Platform;
@@ -167,7 +167,7 @@ impl<'a> Resolver<'a> {
     }
 
     /// Where `--from` or `from=` of an instruction of stage `index` leads; `number` where it may be a stage's number.
-    fn from_target(&self, index: usize, word: &Spanned, number: bool, origin: &Origin) -> Result<FromTarget, Problem> {
+    fn leads_to(&self, index: usize, word: &Spanned, number: bool, origin: &Origin) -> Result<FromTarget, Problem> {
         let stages = &self.dockerfile.stages;
         let lower = word.value.to_lowercase();
         let named = stages.iter().position(|stage| stage.image.name.as_ref().is_some_and(|name| name.value == lower));
@@ -194,7 +194,7 @@ impl<'a> Resolver<'a> {
     /// Where an instruction of stage `index` takes things from, in order; `None` for the context.
     fn targets(&self, index: usize, planned: &Planned) -> Result<Vec<Option<FromTarget>>, Problem> {
         let target =
-            |word: &Option<Spanned>, number| word.as_ref().map(|word| self.from_target(index, word, number, &planned.origin)).transpose();
+            |word: &Option<Spanned>, number| word.as_ref().map(|word| self.leads_to(index, word, number, &planned.origin)).transpose();
         match &planned.instruction.command {
             Command::Copy(transfer) => Ok(vec![target(&transfer.from, true)?]),
             Command::Run(run) => run.mounts.iter().map(|mount| target(&mount.from, false)).collect(),
@@ -344,18 +344,19 @@ impl<'a> Resolver<'a> {
             span: shown(span),
             note: origin.from.as_ref().map(|_| format!("its image brings `ONBUILD {}`", instruction.text.trim())),
         };
-        let before = scope.clone();
-        let mut expander = Expander::new(self.dockerfile.directives.escape, &before, &origin);
-        if origin.from.is_some() {
-            expander.escape = '\\';
-        }
+        // a trigger of a base has no directives
+        let escape = if origin.from.is_some() { '\\' } else { self.dockerfile.directives.escape };
         if let Command::Arg(declarations) = &instruction.command {
             for ArgDeclaration { name, default } in declarations {
                 let value = match (self.request.args.get(&name.value), default) {
                     (Some(requested), _) => Some(requested.clone()),
                     (None, Some(default)) => {
-                        let mut expander = Expander::new(expander.escape, scope, &origin);
-                        Some(expander.word(default)?.value)
+                        let mut expander = Expander::new(escape, scope, &origin);
+                        let value = expander.word(default)?.value;
+                        if expander.pattern {
+                            self.feature(Feature::PatternExpansion, &shown(&default.span));
+                        }
+                        Some(value)
                     }
                     (None, None) => {
                         let global = self.globals.value(&name.value).map(str::to_owned);
@@ -373,10 +374,11 @@ impl<'a> Resolver<'a> {
                 }
             }
         }
+        let mut expander = Expander::new(escape, scope, &origin);
         let expanded = expander.instruction(&instruction)?;
         let pattern = expander.pattern;
         if let (Some(name), None) = (&expanded.unknown_source, &self.resolved.context.whole) {
-            let base = before.unknown_base.as_deref().unwrap_or_default();
+            let base = scope.unknown_base.as_deref().unwrap_or_default();
             self.resolved.context.whole = Some(format!("`${name}` may come from the image `{base}`, whose config is not known"));
         }
         let words = from_words(&instruction.command);
@@ -430,7 +432,7 @@ impl<'a> Resolver<'a> {
                 self.feature(Feature::SecretEnv, &span);
             }
         }
-        for feature in features(&expanded.instruction).into_iter().chain(pattern.then_some(Feature::PatternExpansion)) {
+        for feature in features::features(&expanded.instruction).into_iter().chain(pattern.then_some(Feature::PatternExpansion)) {
             self.feature(feature, &shown(&instruction.span));
         }
         let is_run = matches!(instruction.command, Command::Run(_));
@@ -440,7 +442,7 @@ impl<'a> Resolver<'a> {
             trigger,
             from: targets,
             mounts: expanded.mounts,
-            environment: if is_run { scope.variables().to_vec() } else { Vec::new() },
+            environment: if is_run { scope.environment() } else { Environment::default() },
         })
     }
 
@@ -537,53 +539,4 @@ fn copy_sources(transfer: &Transfer, instruction: &'static str, place: &dyn Fn(&
         _ => None,
     });
     local.map(|path| ContextSource::of_copy(&path.value, transfer.parents, exclude.clone(), instruction, place(&path.span))).collect()
-}
-
-/// What an expanded instruction asks of a builder, mounts and heredocs aside.
-fn features(instruction: &Instruction) -> Vec<Feature> {
-    let mut features = Vec::new();
-    if !instruction.heredocs.is_empty() {
-        features.push(Feature::Heredoc);
-    }
-    let given = |flag: bool, feature: Feature| flag.then_some(feature);
-    match &instruction.command {
-        Command::Copy(transfer) | Command::Add(transfer, _) => {
-            let symbolic = transfer.chmod.as_ref().is_some_and(|mode| check::symbolic(&mode.value));
-            features.extend(given(transfer.link, Feature::Link));
-            features.extend(given(transfer.chmod.is_some(), Feature::CopyChmod));
-            features.extend(given(symbolic, Feature::SymbolicChmod));
-            features.extend(given(!transfer.exclude.is_empty(), Feature::Exclude));
-            features.extend(given(transfer.parents, Feature::Parents));
-        }
-        Command::Run(run) => {
-            features.extend(given(run.network.is_some(), Feature::RunNetwork));
-            features.extend(given(run.security.is_some(), Feature::RunSecurity));
-            features.extend(given(!run.devices.is_empty(), Feature::RunDevice));
-        }
-        Command::Healthcheck(healthcheck) => features.extend(given(healthcheck.start_interval.is_some(), Feature::StartInterval)),
-        Command::OnBuild(_) => features.push(Feature::OnBuild),
-        _ => {}
-    }
-    if let Command::Add(transfer, add) = &instruction.command {
-        features.extend(given(add.checksum.is_some(), Feature::AddChecksum));
-        features.extend(given(add.keep_git_dir, Feature::KeepGitDir));
-        features.extend(given(add.unpack.is_some(), Feature::Unpack));
-        for source in &transfer.sources {
-            if let FileSource::Path(path) = source {
-                match check::kind(&path.value) {
-                    check::Kind::Url => features.push(Feature::AddUrl),
-                    check::Kind::Git => features.push(Feature::AddGit),
-                    check::Kind::Local => {}
-                }
-            }
-        }
-    }
-    features
-}
-
-impl ContextUse {
-    /// Every source that is wanted as a whole path, for those who only ask what might be read.
-    pub fn paths(&self) -> impl Iterator<Item = &str> {
-        self.sources.iter().map(|source| source.path.as_str())
-    }
 }

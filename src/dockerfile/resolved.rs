@@ -99,8 +99,11 @@ pub struct Step {
     /// Mounts of RUN, expanded and read.
     pub mounts: Vec<Mount>,
     /// The whole environment that RUN sees: the base's ENV, ENV and ARG, the later one winning. Empty for other instructions.
-    pub environment: Vec<(String, String)>,
+    pub environment: Environment,
 }
+
+/// Names and values, in order of their first setting; shared by the steps between which nothing changes.
+pub type Environment = Arc<[(String, String)]>;
 
 /// Where `--from` or `from=` leads.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -307,11 +307,13 @@ impl Reader<'_> {
             }),
             Some(':') => match self.next() {
                 Some(modifier @ ('+' | '-' | '?' | '#' | '%')) => self.modified(&name, true, modifier),
-                modifier => Err(WordError::Modifier { modifier: format!(":{}", modifier.map(String::from).unwrap_or_default()) }),
+                Some(modifier) => Err(WordError::Modifier { modifier: format!(":{modifier}") }),
+                None => Err(WordError::OpenBrace),
             },
             Some(modifier @ ('+' | '-' | '?' | '#' | '%')) => self.modified(&name, false, modifier),
             Some('/') => self.replaced(&name),
-            modifier => Err(WordError::Modifier { modifier: modifier.map(String::from).unwrap_or_default() }),
+            Some(modifier) => Err(WordError::Modifier { modifier: modifier.into() }),
+            None => Err(WordError::OpenBrace),
         }
     }
 

@@ -105,7 +105,7 @@ fn dump_all(text: &str) -> Option<Vec<(String, usize, usize)>> {
 fn parser() {
     let Some(table) = table("parser.json") else { return };
     for case in table["positive"].as_array().unwrap() {
-        let dumped = dump_all(case["dockerfile"].as_str().unwrap()).expect(case["name"].as_str().unwrap());
+        let dumped = dump_all(case["dockerfile"].as_str().unwrap()).unwrap_or_else(|| panic!("{}", case["name"]));
         let joined: String = dumped.into_iter().map(|(text, ..)| text).collect();
         assert_eq!(joined, case["result"].as_str().unwrap(), "{}", case["name"]);
     }
