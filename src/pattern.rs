@@ -181,7 +181,7 @@ impl Pattern {
     }
 
     /// The label, if the pattern is one.
-    fn exact(&self) -> Option<Label> {
+    pub fn exact(&self) -> Option<Label> {
         match &self.names {
             Names::One(name) if !self.below => Some(Label { package: self.package.clone(), name: name.clone() }),
             _ => None,

@@ -9,12 +9,11 @@ use std::time::Duration;
 use super::args::{ConsoleChoice, LogsChoice, Verb};
 use super::error::Error;
 use super::program::Context;
-use super::values::Destination;
 use crate::clock::Clock;
 use crate::event::{Event, NodeKind, Sink};
 use crate::execute::RunEnd;
 use crate::record::Recorder;
-use crate::report::{BuildReport, Console, ConsoleOptions, Fold, Junit, Live, Logs, Shared, Verbosity};
+use crate::report::{Console, ConsoleOptions, Fold, Live, Logs, Shared, Verbosity};
 
 /// What listens to one run.
 pub struct Reporting<'a> {
@@ -22,8 +21,6 @@ pub struct Reporting<'a> {
     context: &'a Context<'a>,
     recorder: Recorder,
     console: Option<Arc<Shared<Box<dyn Fold>>>>,
-    junit: Option<Shared<Junit>>,
-    build_report: Option<Shared<BuildReport>>,
     ticker: Mutex<Option<JoinHandle<()>>>,
     over: Arc<AtomicBool>,
 }
@@ -49,8 +46,6 @@ impl<'a> Reporting<'a> {
             context,
             recorder,
             console,
-            junit: args.output.junit.as_ref().map(|_| Shared::new(Junit::default())),
-            build_report: args.output.build_report.as_ref().map(|_| Shared::new(BuildReport::default())),
             ticker: Mutex::new(ticker),
             over,
         }
@@ -65,17 +60,6 @@ impl<'a> Reporting<'a> {
         if let Some(ticker) = self.ticker.lock().unwrap_or_else(PoisonError::into_inner).take() {
             // a console that panicked has said so already
             let _ = ticker.join();
-        }
-        if let (Some(path), Some(junit)) = (&self.args.output.junit, &self.junit) {
-            let text = junit.with(|junit| junit.render());
-            std::fs::write(path, text).map_err(|source| Error::Write { path: path.clone(), source })?;
-        }
-        if let (Some(place), Some(report)) = (&self.args.output.build_report, &self.build_report) {
-            let text = report.with(|report| report.render());
-            match place {
-                Destination::Stdout => self.context.printer.data(format_args!("{text}"))?,
-                Destination::File(path) => std::fs::write(path, text).map_err(|source| Error::Write { path: path.clone(), source })?,
-            }
         }
         if self.args.output.show_output {
             for (label, kind, _, image) in &end.steps {
@@ -123,12 +107,6 @@ impl Sink for Reporting<'_> {
         self.recorder.emit(event);
         if let Some(console) = &self.console {
             console.emit(event);
-        }
-        if let Some(junit) = &self.junit {
-            junit.emit(event);
-        }
-        if let Some(report) = &self.build_report {
-            report.emit(event);
         }
         if self.args.output.json && !matches!(event, Event::Output { .. } | Event::Progress { .. }) {
             // a reader that has gone is noticed when the run ends

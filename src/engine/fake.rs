@@ -5,6 +5,7 @@
 //! run gives again; all others succeed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -62,6 +63,19 @@ struct State {
     salt: u64,
     running: usize,
     most: usize,
+    log: Option<PathBuf>,
+}
+
+impl State {
+    fn called(&mut self, call: Call) {
+        if let Some(path) = &self.log {
+            let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map_or(0, |now| now.tv_sec() * 1_000_000_000 + now.tv_nsec());
+            let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+            // a log that can't be written is missed by the test that reads it
+            let _ = file.and_then(|mut file| std::io::Write::write_all(&mut file, format!("{now} {call:?}\n").as_bytes()));
+        }
+        self.calls.push(call);
+    }
 }
 
 /// The engine. Clones share everything.
@@ -71,6 +85,9 @@ pub struct FakeEngine {
 }
 
 impl FakeEngine {
+    /// What keys know of it.
+    pub const IDENTITY: EngineIdentity = EngineIdentity { kind: "fake", results_version: 1 };
+
     /// An empty one.
     pub fn new() -> Self {
         Self::default()
@@ -92,6 +109,11 @@ impl FakeEngine {
         state.images.remove(&id);
         state.names.retain(|_, named| *named != id);
         state.cache.retain(|_, cached| *cached != id);
+    }
+
+    /// Adds a line for each call to a file: monotonic nanoseconds, and the call.
+    pub fn log_to(&self, path: PathBuf) {
+        self.state().log = Some(path);
     }
 
     /// All calls so far.
@@ -320,7 +342,7 @@ fn layer_tar(text: &str) -> Vec<u8> {
 
 impl Engine for FakeEngine {
     fn identity(&self) -> EngineIdentity {
-        EngineIdentity { kind: "fake", results_version: 1 }
+        Self::IDENTITY
     }
 
     fn description(&self) -> String {
@@ -333,7 +355,7 @@ impl Engine for FakeEngine {
 
     fn find(&self, id: ImageId) -> Result<Option<EngineImage>, Failure> {
         let mut state = self.state();
-        state.calls.push(Call::Find(id));
+        state.called(Call::Find(id));
         Ok(state.images.get(&id).map(|stored| EngineImage { id, handle: handle(id), platform: stored.platform.clone() }))
     }
 
@@ -343,7 +365,7 @@ impl Engine for FakeEngine {
         let id = source.image_id();
         {
             let mut state = self.state();
-            state.calls.push(Call::Load { slug: slug.to_owned(), id });
+            state.called(Call::Load { slug: slug.to_owned(), id });
             assert!(!state.images.contains_key(&id), "image `{id}` is loaded, but this engine holds it");
         }
         self.work(slug, attempt, |_| {
@@ -367,7 +389,7 @@ impl Engine for FakeEngine {
     }
 
     fn config(&self, image: &EngineImage) -> Result<ImageConfig, Failure> {
-        self.state().calls.push(Call::Config(image.id));
+        self.state().called(Call::Config(image.id));
         ImageConfig::parse(&self.stored(image).config).map_err(|error| Failure::infra(error.to_string()))
     }
 
@@ -375,7 +397,7 @@ impl Engine for FakeEngine {
     /// Where the request breaks the seam's contract.
     fn build(&self, request: &BuildRequest<'_>, attempt: &Attempt<'_>) -> Result<EngineImage, Failure> {
         let (slug, key) = (request.slug.to_owned(), request.key);
-        self.state().calls.push(Call::Build { slug, key, no_cache: request.no_cache, throwaway: request.throwaway });
+        self.state().called(Call::Build { slug, key, no_cache: request.no_cache, throwaway: request.throwaway });
         check_request(request);
         let parents: BTreeMap<&String, ImageId> = request.references.iter().map(|(text, image)| (text, image.id)).collect();
         for image in request.references.values() {
@@ -427,7 +449,7 @@ impl Engine for FakeEngine {
     /// # Panics
     /// Where it does not hold the subject, or there is no command.
     fn test(&self, request: &TestRequest<'_>, attempt: &Attempt<'_>) -> Result<(), Failure> {
-        self.state().calls.push(Call::Test { slug: request.slug.to_owned(), subject: request.subject.id });
+        self.state().called(Call::Test { slug: request.slug.to_owned(), subject: request.subject.id });
         self.stored(request.subject);
         assert!(
             !request.commands.is_empty() && request.commands.iter().all(|argv| !argv.is_empty()),
@@ -455,14 +477,14 @@ impl Engine for FakeEngine {
         assert!(name.tag().is_some() && name.digest().is_none(), "a local name has a tag and no digest: `{name}`");
         assert!(!self.stored(image).throwaway, "a throwaway image is named `{name}`");
         let mut state = self.state();
-        state.calls.push(Call::Tag { name: name.to_string(), id: image.id });
+        state.called(Call::Tag { name: name.to_string(), id: image.id });
         state.names.insert(name.clone(), image.id);
         Ok(())
     }
 
     fn named(&self, name: &Reference) -> Result<Option<ImageId>, Failure> {
         let mut state = self.state();
-        state.calls.push(Call::Named(name.to_string()));
+        state.called(Call::Named(name.to_string()));
         Ok(state.names.get(name).copied())
     }
 
@@ -476,7 +498,7 @@ impl Engine for FakeEngine {
         attempt: &Attempt<'_>,
     ) -> Result<(), Failure> {
         let ids = images.iter().map(|image| image.id).collect();
-        self.state().calls.push(Call::Export { images: ids, layers: wanted.len() });
+        self.state().called(Call::Export { images: ids, layers: wanted.len() });
         let mut left = wanted.clone();
         let mut seen = BTreeSet::new();
         for image in images {
@@ -499,7 +521,7 @@ impl Engine for FakeEngine {
 
     fn discard(&self, image: &EngineImage) -> Result<(), Failure> {
         let mut state = self.state();
-        state.calls.push(Call::Discard(image.id));
+        state.called(Call::Discard(image.id));
         if state.images.get(&image.id).is_some_and(|stored| stored.throwaway) {
             state.images.remove(&image.id);
         }
@@ -508,7 +530,7 @@ impl Engine for FakeEngine {
 
     fn collect(&self, keep: &BTreeSet<ImageId>, dry_run: bool) -> Result<Collected, Failure> {
         let mut state = self.state();
-        state.calls.push(Call::Collect { keep: keep.len(), dry_run });
+        state.called(Call::Collect { keep: keep.len(), dry_run });
         let dead = |id: &ImageId, stored: &Stored| stored.throwaway || !keep.contains(id);
         let gone: Vec<ImageId> = state.images.iter().filter(|(id, stored)| dead(id, stored)).map(|(id, _)| *id).collect();
         if !dry_run {

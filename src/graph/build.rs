@@ -417,7 +417,11 @@ impl<'c> Builder<'c, '_> {
         for (label, read) in images {
             let owner = NodeLabel::Entry(label.clone());
             let (Some(subject), Some(image)) = (self.by_owner.get(&owner).copied(), self.catalogue.images.get(label)) else { continue };
-            for test in read.tests.iter().filter(|test| self.wants_test(label, &test.name) && test.spec.platform.as_ref().is_none_or(|own| *own == image.platform)) {
+            for test in &read.tests {
+                let fits = test.spec.platform.as_ref().is_none_or(|own| *own == image.platform);
+                if !fits || !self.wants_test(label, &test.name) {
+                    continue;
+                }
                 let body = Body::Test(TestNode {
                     name: test.name.clone(),
                     spec: test.spec,
@@ -520,7 +524,10 @@ impl<'c> Builder<'c, '_> {
     fn add_names(&mut self, image: NodeIndex, gate: NodeIndex, spec: &spec::Image, to: Option<&Destination>, body: fn(NamesNode) -> Body<'c>) {
         let owner = self.nodes[image].owner.clone();
         let mut names = Vec::new();
-        for name in spec.names.iter().filter(|name| self.wants_name(&owner, &name.written, to.is_some())) {
+        for name in &spec.names {
+            if !self.wants_name(&owner, &name.written, to.is_some()) {
+                continue;
+            }
             match to.map_or(Ok(name.reference.clone()), |to| spec.destination(name, to)) {
                 Ok(reference) => names.push(ImageName { written: name.written.clone(), reference }),
                 Err(error) => self.problems.push(Problem::new(error.to_string()).at(spec.origin.source(), name.span.range())),

@@ -1,5 +1,6 @@
 //! `check`: loads and validates everything, and needs no engine.
 
+use crate::cli::args::Check;
 use crate::cli::error::Error;
 use crate::cli::exit::Exit;
 use crate::cli::program::Context;
@@ -10,7 +11,7 @@ use crate::plan::{Decision, Planner, PlannerOptions, Records};
 use crate::spec::Destination;
 
 /// Checks.
-pub fn run(context: &Context<'_>) -> Result<Exit, Error> {
+pub fn run(args: &Check, context: &Context<'_>) -> Result<Exit, Error> {
     let bench = Workbench::load(context)?;
     let state = bench.state_read_only()?;
     let lock = bench.lock()?;
@@ -19,7 +20,8 @@ pub fn run(context: &Context<'_>) -> Result<Exit, Error> {
     let stand_ins = Default::default();
     let destination = Destination::Workspace(bench.catalogue.workspace.registry.clone());
     let options = GraphOptions { depth: Depth::Push, stand_ins: &stand_ins, destination: &destination, platform: &bench.platform };
-    let graph = Graph::build(&bench.catalogue, &bench.everything(), &options, &records).map_err(Error::Problems)?;
+    let scope = if args.selection.patterns.is_empty() { bench.everything() } else { bench.select(&args.selection.patterns, &[])? };
+    let graph = Graph::build(&bench.catalogue, &scope, &options, &records).map_err(Error::Problems)?;
     let keys = Keys {
         root: bench.root(),
         digests: &digests,

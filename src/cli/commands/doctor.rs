@@ -1,6 +1,6 @@
 //! `doctor`: what works on this machine, and what to install where it doesn't.
 
-use crate::cli::args::Doctor;
+use crate::cli::args::{Doctor, World};
 use crate::cli::error::Error;
 use crate::cli::exit::Exit;
 use crate::cli::program::Context;
@@ -20,7 +20,8 @@ pub fn run(args: &Doctor, context: &Context<'_>) -> Result<Exit, Error> {
     match Workbench::load(context) {
         Ok(bench) => {
             printer.line(format_args!("ok       workspace {}", bench.root().display()))?;
-            match bench.engine(&args.world, "doctor") {
+            let world = World { engine: args.engine.clone(), ..World::default() };
+            match bench.engine(&world, "doctor") {
                 Ok(engine) => printer.line(format_args!("ok       engine {}", engine.description()))?,
                 Err(failure) => {
                     good = false;

@@ -6,9 +6,7 @@ use crate::cli::exit::Exit;
 use crate::cli::program::Context;
 use crate::cli::values::RunSelector;
 use crate::cli::workbench::{self, OUT};
-use crate::label::NodeLabel;
 use crate::record::{RunLog, StateFolder};
-use crate::report;
 
 /// Shows.
 pub fn run(args: &Log, context: &Context<'_>) -> Result<Exit, Error> {
@@ -20,14 +18,10 @@ pub fn run(args: &Log, context: &Context<'_>) -> Result<Exit, Error> {
                 context.printer.say("igraph: no run is recorded yet");
             }
             for run in runs {
-                context.printer.line(run)?;
+                context.printer.line(format_args!("{}", run.id))?;
             }
         }
-        Log::Show { what, attempt } => return show(what, *attempt, &folder, context),
-        Log::WhatRan(run) => write(&choose(&run.run, &folder)?, context, report::log::what_ran)?,
-        Log::WhatFailed(run) => write(&choose(&run.run, &folder)?, context, report::log::what_failed)?,
-        Log::CriticalPath(run) => write(&choose(&run.run, &folder)?, context, report::log::critical_path)?,
-        Log::Trace(run) => write(&choose(&run.run, &folder)?, context, report::trace::write)?,
+        _ => {}
     }
     Ok(Exit::Done)
 }

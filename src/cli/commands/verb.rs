@@ -281,8 +281,8 @@ impl Session<'_> {
             }
         }
         let cancel = self.bench.context.cancel;
+        let references: Vec<_> = repositories.values().collect();
         let failures: Vec<_> = std::thread::scope(|scope| {
-            let references: Vec<_> = repositories.values().collect();
             let chunks = references.chunks(references.len().div_ceil(8).max(1));
             let threads: Vec<_> = chunks
                 .map(|chunk| scope.spawn(move || chunk.iter().filter_map(|repository| client.prove_push(repository, cancel).err()).collect::<Vec<_>>()))

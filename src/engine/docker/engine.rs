@@ -89,6 +89,9 @@ pub struct DockerEngine {
 }
 
 impl DockerEngine {
+    /// What keys know of it, connected or not.
+    pub const IDENTITY: EngineIdentity = EngineIdentity { kind: "docker", results_version: RESULTS_VERSION };
+
     /// Connects, negotiates the API version and looks what the daemon is.
     ///
     /// # Errors
@@ -258,7 +261,7 @@ pub(super) fn proxy_variables(proxies: &BTreeMap<String, String>) -> BTreeMap<St
 
 impl Engine for DockerEngine {
     fn identity(&self) -> EngineIdentity {
-        EngineIdentity { kind: "docker", results_version: RESULTS_VERSION }
+        Self::IDENTITY
     }
 
     fn description(&self) -> String {
