@@ -519,7 +519,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_read_is_ron(text in "P\\((a|b|\"x\"|,|:| |\\[|\\]|\\{|\\}|\\(|\\)|1|r\"y\"|//z\n|Some\\(1\\)){0,12}\\)") {
+        fn what_is_read_is_ron(text in "P\\((a|b|\"x\"|,|:| |\\[|\\]|\\{|\\}|\\(|\\)| 1 |r\"y\"|//z\n|Some\\(1\\)){0,12}\\)") {
             if read(&text) == (true, vec![]) {
                 prop_assert!(ron::value::RawValue::from_ron(&text).is_ok(), "{}", text);
             }
