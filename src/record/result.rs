@@ -38,15 +38,19 @@ impl Verdict {
     pub fn is_good(self) -> bool {
         self != Self::Failed
     }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Flaky => "flaky",
+            Self::Failed => "failed",
+        }
+    }
 }
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Succeeded => "succeeded",
-            Self::Flaky => "flaky",
-            Self::Failed => "failed",
-        })
+        f.write_str(self.word())
     }
 }
 
@@ -64,7 +68,7 @@ impl FromStr for Verdict {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         [Self::Succeeded, Self::Flaky, Self::Failed]
             .into_iter()
-            .find(|verdict| verdict.to_string() == text)
+            .find(|verdict| verdict.word() == text)
             .ok_or_else(|| UnknownWord { word: text.to_owned(), what: "verdict" })
     }
 }
@@ -171,6 +175,14 @@ fn record_of(row: &Row<'_>) -> rusqlite::Result<ResultRecord> {
     })
 }
 
+fn summary_of(row: &Row<'_>) -> rusqlite::Result<Summary> {
+    Ok(Summary {
+        verdict: parsed(row, 0)?,
+        image: row.get::<_, Option<[u8; 32]>>(1)?.map(|id| ImageId(Digest::from_bytes(id))),
+        manifest: row.get::<_, Option<[u8; 32]>>(2)?.map(Digest::from_bytes),
+    })
+}
+
 impl State {
     /// The newest result under each key, in the order asked; `None` where there is none.
     ///
@@ -179,20 +191,12 @@ impl State {
     pub fn results_for_keys(&self, keys: &[Key]) -> Result<Vec<Option<Summary>>, RecordError> {
         self.read(|connection| {
             let mut found = vec![None; keys.len()];
-            // in the order of the table each page is read once
+            // in the order of the table, each page is read once
             let mut order: Vec<usize> = (0..keys.len()).collect();
             order.sort_unstable_by_key(|index| &keys[*index]);
             let mut statement = connection.prepare_cached("SELECT verdict, image, manifest FROM current WHERE key = ?1")?;
             for index in order {
-                found[index] = statement
-                    .query_row([keys[index].as_bytes()], |row| {
-                        Ok(Summary {
-                            verdict: parsed(row, 0)?,
-                            image: row.get::<_, Option<[u8; 32]>>(1)?.map(|id| ImageId(Digest::from_bytes(id))),
-                            manifest: row.get::<_, Option<[u8; 32]>>(2)?.map(Digest::from_bytes),
-                        })
-                    })
-                    .optional()?;
+                found[index] = statement.query_row([keys[index].as_bytes()], summary_of).optional()?;
             }
             Ok(found)
         })
@@ -234,7 +238,7 @@ impl State {
         self.read(|connection| connection.prepare_cached(&query)?.query_row([node.to_string(), platform.to_string()], record_of).optional())
     }
 
-    /// All results of a run, in the order in which they settled, without components.
+    /// All results of a run, in the order in which they settled.
     ///
     /// # Errors
     /// Of the database.
