@@ -90,7 +90,7 @@ impl FileDigests {
         let missing: Vec<&mut ContextInput> = inputs.iter_mut().filter(unknown).collect();
         let problems: Vec<Problem> = missing
             .into_par_iter()
-            .filter_map(|input| match self.read(root, &input.entry) {
+            .filter_map(|input| match self.read(root, &input.entry, hash) {
                 Ok((stamp, digest)) => {
                     input.entry.stamp = stamp;
                     input.content = Some(digest);
@@ -177,7 +177,13 @@ impl FileDigests {
         fresh.get(&key).filter(|(stamp, _)| same_content(stamp, &entry.stamp)).map(|(_, digest)| *digest)
     }
 
-    fn read(&self, root: &Path, entry: &ContextEntry) -> Result<(Stamp, [u8; 32]), Failure> {
+    /// Reads a file by `hash`, which gives digest and length, until it held still meanwhile.
+    fn read(
+        &self,
+        root: &Path,
+        entry: &ContextEntry,
+        hash: impl Fn(&mut File, u64) -> io::Result<([u8; 32], u64)>,
+    ) -> Result<(Stamp, [u8; 32]), Failure> {
         let path = root.join(&entry.path);
         for _ in 0..READS {
             let clock = (self.clock)();
@@ -213,6 +219,7 @@ impl FileDigests {
 }
 
 /// Why a file has no digest.
+#[derive(Debug)]
 enum Failure {
     Unreadable(io::Error),
     /// A link, a folder, or a file of another exec bit is there.

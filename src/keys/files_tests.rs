@@ -171,25 +171,40 @@ fn a_file_written_to_while_it_is_read_is_never_kept_with_another_content() {
 }
 
 #[test]
-fn a_file_that_never_holds_still_is_a_problem() {
-    let world = World::new();
-    // large enough that a writer gets in between the two stats
-    fs::write(world.root().join("a"), vec![0; 3 << 20]).unwrap();
-    let (path, stop) = (world.root().join("a"), Arc::new(AtomicBool::new(false)));
-    let stopped = Arc::clone(&stop);
-    let entry = world.entry("a");
-    let writer = std::thread::spawn(move || {
-        let file = File::options().append(true).open(path).unwrap();
-        while !stopped.load(Ordering::Relaxed) {
-            (&file).write_all(b"x").unwrap();
-        }
-    });
-    let digests = FileDigests::load_with(world.temp.path().join("none"), || i64::MAX);
-    let outcome = (0..200).find_map(|_| digests.digest(&world.root(), "images/a", std::slice::from_ref(&entry)).err());
-    stop.store(true, Ordering::Relaxed);
-    writer.join().unwrap();
-    let problems = outcome.expect("three reads of 3 MiB, two hundred times, and no write came in between");
-    assert_eq!(problems[0].message, "`images/a/a` changed while it was read");
+fn a_file_that_changes_between_the_stats_is_read_again_and_in_the_end_a_problem() {
+    type Write = fn(&Path);
+    let writes: [(&str, Write); 3] = [
+        ("longer", |path| File::options().append(true).open(path).unwrap().write_all(b"more").unwrap()),
+        ("as long", |path| File::options().write(true).open(path).unwrap().write_all(b"two").unwrap()),
+        ("cut", |path| File::options().write(true).open(path).unwrap().set_len(1).unwrap()),
+    ];
+    for (case, write) in writes {
+        let world = World::new();
+        world.write("a", "one");
+        settle();
+        // a clock far ahead: only the two stats can tell
+        let digests = FileDigests::load_with(world.temp.path().join("none"), || i64::MAX);
+        let (entry, path, reads) = (world.entry("a"), world.root().join("a"), AtomicU64::new(0));
+        let disturbed = |times: u64| {
+            reads.store(0, Ordering::Relaxed);
+            let (reads, path) = (&reads, &path);
+            move |file: &mut File, size: u64| {
+                let read = hash(file, size);
+                if reads.fetch_add(1, Ordering::Relaxed) < times {
+                    settle();
+                    write(path);
+                }
+                read
+            }
+        };
+        let (stamp, digest) = digests.read(&world.root(), &entry, disturbed(1)).unwrap();
+        assert_eq!((stamp, digest), (world.entry("a").stamp, of(&fs::read_to_string(&path).unwrap())), "{case}");
+        assert_eq!((reads.load(Ordering::Relaxed), digests.len()), (2, 1), "{case}");
+
+        let failure = digests.read(&world.root(), &entry, disturbed(u64::MAX)).unwrap_err();
+        assert_eq!(reads.load(Ordering::Relaxed), READS as u64, "{case}");
+        assert_eq!(failure.problem("images/a", "a").message, "`images/a/a` changed while it was read");
+    }
 }
 
 #[test]

@@ -38,15 +38,19 @@ impl Verdict {
     pub fn is_good(self) -> bool {
         self != Self::Failed
     }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Flaky => "flaky",
+            Self::Failed => "failed",
+        }
+    }
 }
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Succeeded => "succeeded",
-            Self::Flaky => "flaky",
-            Self::Failed => "failed",
-        })
+        f.write_str(self.word())
     }
 }
 
@@ -64,7 +68,7 @@ impl FromStr for Verdict {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         [Self::Succeeded, Self::Flaky, Self::Failed]
             .into_iter()
-            .find(|verdict| verdict.to_string() == text)
+            .find(|verdict| verdict.word() == text)
             .ok_or_else(|| UnknownWord { word: text.to_owned(), what: "verdict" })
     }
 }
@@ -187,14 +191,12 @@ impl State {
     pub fn results_for_keys(&self, keys: &[Key]) -> Result<Vec<Option<Summary>>, RecordError> {
         self.read(|connection| {
             let mut found = vec![None; keys.len()];
-            // in the order of the table each page is read once
+            // in the order of the table, each page is read once
             let mut order: Vec<usize> = (0..keys.len()).collect();
             order.sort_unstable_by_key(|index| &keys[*index]);
             let mut statement = connection.prepare_cached("SELECT verdict, image, manifest FROM current WHERE key = ?1")?;
             for index in order {
-                found[index] = statement
-                    .query_row([keys[index].as_bytes()], summary_of)
-                    .optional()?;
+                found[index] = statement.query_row([keys[index].as_bytes()], summary_of).optional()?;
             }
             Ok(found)
         })
@@ -248,7 +250,7 @@ impl State {
         self.read(|connection| connection.prepare_cached(&query)?.query_row([node.to_string(), platform.to_string()], record_of).optional())
     }
 
-    /// All results of a run, in the order in which they settled, without components.
+    /// All results of a run, in the order in which they settled.
     ///
     /// # Errors
     /// Of the database.

@@ -77,7 +77,7 @@ impl State {
         })
     }
 
-    /// The attempts of the node's newest result, first to last.
+    /// The attempts that a result took, first to last.
     ///
     /// # Errors
     /// Of the database.

@@ -277,7 +277,7 @@ fn of_many_differences_the_first_is_told_whichever_thread_meets_it() {
         }
     }
     let stamp = Stamp::of(&fs::symlink_metadata(world.root().join("a/other")).unwrap());
-    (0..5_000).for_each(|number| drop(draft.entries.insert(format!("{number:05}"), stamp)));
+    draft.entries.extend((0..5_000).map(|number| (format!("{number:05}"), stamp)));
     let bytes = draft.encode(b"");
     let snapshot = Snapshot::parse(bytes).unwrap();
     for _ in 0..50 {
@@ -288,7 +288,7 @@ fn of_many_differences_the_first_is_told_whichever_thread_meets_it() {
     }
     // every removal changed the stamp of all
     let stamp = Stamp::of(&fs::symlink_metadata(world.root().join("a/other")).unwrap());
-    (0..5_000).for_each(|number| drop(draft.entries.insert(format!("{number:05}"), stamp)));
+    draft.entries.extend((0..5_000).map(|number| (format!("{number:05}"), stamp)));
     let snapshot = Snapshot::parse(draft.encode(b"")).unwrap();
     for _ in 0..50 {
         assert_eq!(snapshot.validate(&world.folder(), world.root()), Validity::Invalid(Difference::Changed("00017".into())));

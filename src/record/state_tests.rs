@@ -246,3 +246,25 @@ fn many_threads_commit_and_none_is_lost() {
     let keys: Vec<_> = (0..4).flat_map(|thread| (0..20).map(move |number| key(&format!("{thread} {number}")))).collect();
     assert!(state.results_for_keys(&keys).unwrap().iter().all(Option::is_some));
 }
+
+#[test]
+fn many_keys_are_answered_in_the_order_asked() {
+    let world = World::new();
+    let state = world.state();
+    let inputs: Vec<String> = (0..300).map(|number| number.to_string()).collect();
+    state.commit_all(&inputs.iter().map(|input| Settlement::new(result("//a:1", input, 1))).collect::<Vec<_>>()).unwrap();
+    // every third key is unknown, every fifth is asked for twice, in no order
+    let asked: Vec<(crate::digest::Key, Option<crate::digest::ImageId>)> = (0..600)
+        .map(|number| (number * 7919) % 400)
+        .map(|number| (number % 3 == 0, if number % 5 == 0 { 5 } else { number % 300 }.to_string()))
+        .map(|(unknown, input)| if unknown { (key(&format!("no {input}")), None) } else { (key(&input), Some(image(&input).id)) })
+        .collect();
+    for size in [1, 600] {
+        for chunk in asked.chunks(size) {
+            let keys: Vec<_> = chunk.iter().map(|(key, _)| *key).collect();
+            let found: Vec<_> =
+                state.results_for_keys(&keys).unwrap().into_iter().map(|found| found.and_then(|found| found.image)).collect();
+            assert_eq!(found, chunk.iter().map(|(_, image)| *image).collect::<Vec<_>>());
+        }
+    }
+}
