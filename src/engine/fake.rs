@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::digest::{Digest, ImageId, Key};
-use crate::dockerfile::{Command, CommandLine, Dockerfile, Resolved, ResolvedStage, StageBase};
+use crate::dockerfile::{Command, CommandLine, Dockerfile, FromTarget, Resolved, ResolvedStage};
 use crate::engine::{Attempt, BuildRequest, Collected, Engine, EngineIdentity, ExportSink, TestRequest};
 use crate::event::Stream;
 use crate::failure::Failure;
@@ -246,9 +246,9 @@ impl FakeEngine {
             attempt.output.line(Stream::Engine, &format!("RUN {text}"));
             let code = interpret(&text, wait)?;
             if code != 0 {
-                let source = request.dockerfile.source();
-                let (line, _) = Place { source: source.clone(), span: step.instruction.span.clone(), note: None }.line_column();
-                return Err(Failure::step(format!("exit {code} at RUN {text} ({}:{line})", source.path)).exit_code(code));
+                let place = Place { source: step.source.clone(), span: step.instruction.span.clone(), note: None };
+                let message = format!("exit {code} at RUN {text} ({}:{})", place.source.path, place.line_column().0);
+                return Err(Failure::step(message).exit_code(code));
             }
         }
         Ok(())
@@ -257,14 +257,14 @@ impl FakeEngine {
     /// Config and layers below a stage's own.
     fn base_of(&self, request: &BuildRequest<'_>, stage: &ResolvedStage) -> (ImageConfig, Vec<(Digest, Arc<Vec<u8>>)>) {
         match &stage.base {
-            StageBase::Scratch => (ImageConfig::default(), Vec::new()),
-            StageBase::Image(text) => {
+            FromTarget::Scratch => (ImageConfig::default(), Vec::new()),
+            FromTarget::Image(text) => {
                 let stored = self.stored(&request.references[text]);
                 let mut config = ImageConfig::parse(&stored.config).unwrap_or_default();
                 config.on_build.clear();
                 (config, stored.layers)
             }
-            StageBase::Stage(index) => match request.resolved.steps.iter().find(|stage| stage.index == *index) {
+            FromTarget::Stage(index) => match request.resolved.steps.iter().find(|stage| stage.index == *index) {
                 Some(below) => {
                     let (mut config, layers) = self.base_of(request, below);
                     apply(&mut config, below);
