@@ -20,8 +20,8 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Deserialize;
 
@@ -288,6 +288,53 @@ fn syntax_problem(source: &Arc<Source>, error: &ron::error::SpannedError) -> Pro
     Problem::new(format!("this lock can't be read: {code}"))
         .at(source, start.min(end)..end)
         .hint("restore it, or remove it and let igraph resolve all bases anew")
+}
+
+/// A base to be written to the lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LockEntry {
+    /// As Dockerfiles name it, normalised.
+    pub reference: Reference,
+    /// For which platform.
+    pub platform: Platform,
+    /// What it is.
+    pub base: LockedBase,
+}
+
+/// The lock of a workspace while igraph runs: read once, written whenever a base is added.
+#[derive(Debug)]
+pub struct LockFile {
+    path: PathBuf,
+    lock: Mutex<Lock>,
+}
+
+impl LockFile {
+    /// Reads the lock of the workspace at `root`; an empty one where there is none.
+    ///
+    /// # Errors
+    /// As [`Lock::load`].
+    pub fn read(root: &Path) -> Result<Self, Vec<Problem>> {
+        let path = root.join(LOCK_FILE);
+        let lock = Lock::load(&path, LOCK_FILE)?;
+        Ok(Self { path, lock: Mutex::new(lock) })
+    }
+
+    /// A base, where it is in the lock.
+    pub fn entry(&self, reference: &Reference, platform: &Platform) -> Option<LockedBase> {
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner).find(reference, platform).cloned()
+    }
+
+    /// Adds or replaces bases, and writes the file.
+    ///
+    /// # Errors
+    /// Where it can't be written.
+    pub fn insert(&self, entries: impl IntoIterator<Item = LockEntry>) -> io::Result<()> {
+        let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        for entry in entries {
+            lock.insert(entry.reference, entry.platform, entry.base);
+        }
+        lock.save(&self.path)
+    }
 }
 
 #[cfg(test)]

@@ -82,10 +82,10 @@ impl Witness {
                 }
             }
         }
-        let lock = self.root.join(crate::lock::FILE_NAME);
+        let lock = self.root.join(crate::lock::LOCK_FILE);
         match lock.symlink_metadata() {
-            Ok(metadata) => draft.relies_on(crate::lock::FILE_NAME, crate::stamp::Stamp::of(&metadata)),
-            Err(_) => draft.relies_on_absence(crate::lock::FILE_NAME),
+            Ok(metadata) => draft.relies_on(crate::lock::LOCK_FILE, crate::stamp::Stamp::of(&metadata)),
+            Err(_) => draft.relies_on_absence(crate::lock::LOCK_FILE),
         }
         draft.write(&self.folder, &self.root, &self.scope, line.as_bytes()).ok()
     }

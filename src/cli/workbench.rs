@@ -112,7 +112,7 @@ impl<'a> Workbench<'a> {
 
     /// `igraph.lock`.
     pub fn lock(&self) -> Result<LockFile, Error> {
-        LockFile::read(&self.root().join(crate::lock::FILE_NAME)).map_err(Error::Problems)
+        LockFile::read(self.root()).map_err(Error::Problems)
     }
 
     /// The cache of file digests.

@@ -16,7 +16,7 @@ use crate::event::{NodeKind, Outcome, Stream};
 use crate::failure::Failure;
 use crate::graph::{BaseNode, BaseSource, NodeIndex, StandIn};
 use crate::image::{EngineImage, ImageConfig, ImageSource};
-use crate::lock::LockEntry;
+use crate::lock::{LockEntry, LockedBase};
 use crate::plan::Value;
 use crate::platform::Platform;
 use crate::record::{BlobPlace, Facts, Location};
@@ -60,10 +60,7 @@ fn from_registry(world: &World<'_>, index: NodeIndex, reference: &Reference, job
                 let entry = LockEntry {
                     reference: reference.clone(),
                     platform: node.platform.clone(),
-                    index: resolved.index,
-                    manifest: resolved.manifest,
-                    config: resolved.image_id.0,
-                    at: world.clock.now(),
+                    base: LockedBase { index: resolved.index, manifest: resolved.manifest, config: resolved.image_id, time: world.clock.now() },
                 };
                 (resolved.manifest, Some(entry))
             }
@@ -72,7 +69,7 @@ fn from_registry(world: &World<'_>, index: NodeIndex, reference: &Reference, job
         let image = remote.image_id();
         learn_remote(world, reference, manifest, &remote)?;
         if let (Some(entry), false) = (entry, stand_in) {
-            world.lock.insert(entry).map_err(|error| Failure::infra(error.to_string()))?;
+            world.lock.insert([entry]).map_err(|error| disk_failure(&error, "igraph.lock"))?;
         }
         Ok(Seen { manifest, image })
     });

@@ -81,7 +81,7 @@ impl Past for Records<'_> {
     }
 
     fn locked(&self, reference: &Reference, platform: &Platform) -> Option<LockedBase> {
-        self.lock.entry(reference, platform).map(|entry| LockedBase { manifest: entry.manifest, config: ImageId(entry.config) })
+        self.lock.entry(reference, platform).map(|entry| LockedBase { manifest: entry.manifest, config: entry.config })
     }
 }
 

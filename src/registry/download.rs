@@ -45,7 +45,7 @@ impl Download {
     /// Starts anew at `offset`, for an upload that goes on there. What lies before is read and hashed again.
     pub(super) fn into_stream(self, offset: u64) -> BoxStream<'static, std::io::Result<Bytes>> {
         let pieces = stream::try_unfold((self, offset), |(mut download, mut skip)| async move {
-            while let Some(mut piece) = download.next().await.map_err(|fault| into_io(fault.failure))? {
+            while let Some(mut piece) = download.next().await.map_err(|fault| into_io(*fault.failure))? {
                 let dropped = skip.min(piece.len() as u64);
                 piece.advance(usize::try_from(dropped).unwrap_or(usize::MAX));
                 skip -= dropped;
@@ -170,7 +170,7 @@ impl Read for BlobReader {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         if self.piece.is_empty() && !self.done && !buffer.is_empty() {
             let inner = self.download.inner.clone();
-            match inner.block(&self.cancel, self.download.next()).map_err(|fault| into_io(fault.failure))? {
+            match inner.block(&self.cancel, self.download.next()).map_err(|fault| into_io(*fault.failure))? {
                 Some(piece) => self.piece = piece,
                 None => self.done = true,
             }

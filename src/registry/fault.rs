@@ -27,14 +27,15 @@ pub(super) struct Fault {
     pub kind: Kind,
     /// Error codes of the registry, like `MANIFEST_UNKNOWN` (distribution-spec, "Error Codes").
     pub codes: Vec<String>,
-    pub failure: Failure,
+    /// Boxed, since results carry it through every call.
+    pub failure: Box<Failure>,
 }
 
 pub(super) type Result<T> = std::result::Result<T, Fault>;
 
 impl Fault {
     pub(super) fn other(failure: Failure) -> Self {
-        Self { kind: Kind::Other, codes: Vec::new(), failure }
+        Self { kind: Kind::Other, codes: Vec::new(), failure: failure.into() }
     }
 
     /// Infra that another attempt would meet again.
@@ -43,7 +44,7 @@ impl Fault {
     }
 
     pub(super) fn broken(message: impl Into<String>) -> Self {
-        Self { kind: Kind::Broken, codes: Vec::new(), failure: Failure::infra(message) }
+        Self { kind: Kind::Broken, codes: Vec::new(), failure: Failure::infra(message).into() }
     }
 
     pub(super) fn has_code(&self, code: &str) -> bool {
@@ -57,7 +58,7 @@ impl Fault {
 
 impl From<Fault> for Failure {
     fn from(fault: Fault) -> Self {
-        fault.failure
+        *fault.failure
     }
 }
 
@@ -138,7 +139,7 @@ pub(super) fn answered(doing: &str, host: &str, status: StatusCode, body: &[u8],
     } else {
         failure
     };
-    Fault { kind: Kind::Status(status), codes, failure }
+    Fault { kind: Kind::Status(status), codes, failure: failure.into() }
 }
 
 /// Like `429 Too Many Requests`.

@@ -148,7 +148,12 @@ mod tests {
             .map(|length| packed(&content(*length), usize::MAX, 2).0)
             .map(|found| format!("{} {}", found.digest, found.size))
             .collect();
-        insta::assert_snapshot!(digests.join("\n"), @"");
+        insta::assert_snapshot!(digests.join("\n"), @r"
+        sha256:30e6fa98fb48c2b132824d1ac5e2243c0be9e9082ff32598d34d7687ca7f6c7f 23
+        sha256:687c8dc6f8b6de4ae372e350e3c85b8e2b5ee0872c99471efcdd922248359e97 24
+        sha256:6e0eec126d4404cfc1e6c43064f8cb0a6774b515407d489d7b9cd7ffce38ee1b 1131622
+        sha256:ceec7bfe9beaf4f2497a70a83f3074402c53f9df144157f2bc5ad6484033d2c0 1131646
+        ");
     }
 
     #[test]

@@ -46,4 +46,4 @@ pub use names::{NameOutcome, move_name, verify_published};
 pub use publish::{KnownBlob, LayerProvider, PackedLayer, Uploaded, upload_image};
 pub use pull::{Manifest, RemoteImage, ResolvedBase};
 pub use sources::{OciLayout, RootfsTar};
-pub use upload::{BlobFrom, MountOutcome, OpenedUpload, Progress, no_progress};
+pub use upload::{Progress, no_progress};

@@ -167,7 +167,7 @@ fn missing(reference: &Reference) -> Fault {
     Fault {
         kind: super::fault::Kind::Status(StatusCode::NOT_FOUND),
         codes: vec!["MANIFEST_UNKNOWN".into()],
-        failure: Failure::infra(format!("`{reference}` does not exist")).retry(Retry::Never),
+        failure: Failure::infra(format!("`{reference}` does not exist")).retry(Retry::Never).into(),
     }
 }
 

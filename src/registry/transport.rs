@@ -273,7 +273,7 @@ impl Transport {
             fault.failure.retry = Retry::Never;
             fault.failure.group = Some(format!("registry {}", call.host));
             fault.failure.hint = Some("run again after that time; other registries are not affected".into());
-            lock(&self.waits).insert(call.host.to_owned(), (until, fault.failure.clone()));
+            lock(&self.waits).insert(call.host.to_owned(), (until, (*fault.failure).clone()));
         }
         fault
     }
@@ -301,7 +301,7 @@ impl Transport {
         if call.trips {
             self.authority.trip(call.host, &call.scope, failure.clone());
         }
-        Fault { failure, ..fault.clone() }
+        Fault { failure: failure.into(), ..fault.clone() }
     }
 
     /// What to send as `Authorization`, as far as the host has asked for it before.

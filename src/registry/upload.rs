@@ -20,7 +20,7 @@ use super::fault::{Fault, Kind, Result as FaultResult};
 use super::transport::{Call, IDLE_TIMEOUT, Payload, Reply};
 use crate::cancel::Cancel;
 use crate::digest::Digest;
-use crate::failure::{Failure, Retry};
+use crate::failure::Failure;
 use crate::reference::Reference;
 
 /// Takes progress as `(what, bytes done, bytes in all)`. Called a few times a second while bytes move.
@@ -31,13 +31,13 @@ pub fn no_progress(_: &str, _: u64, _: Option<u64>) {}
 
 /// An upload the registry has opened and that takes bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OpenedUpload {
+pub(super) struct OpenedUpload {
     url: Url,
 }
 
 /// What became of a mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum MountOutcome {
+pub(super) enum MountOutcome {
     /// The blob is in the target now; no bytes moved.
     Mounted,
     /// Refused; the registry opened an upload instead, and the blob goes there.
@@ -48,7 +48,7 @@ pub enum MountOutcome {
 
 /// Where the bytes of a blob come from.
 #[derive(Clone, Copy, Debug)]
-pub enum BlobFrom<'a> {
+pub(super) enum BlobFrom<'a> {
     /// Memory.
     Bytes(&'a [u8]),
     /// A file that does not change meanwhile.
@@ -65,7 +65,7 @@ impl Client {
     /// Opens an upload in `repository` and cancels it: shows within one request that the account may push there.
     ///
     /// # Errors
-    /// A refused account is [`Retry::Never`] in the group `credentials HOST/REPOSITORY`.
+    /// A refused account is [`crate::failure::Retry::Never`] in the group `credentials HOST/REPOSITORY`.
     pub fn prove_push(&self, repository: &Reference, cancel: &Cancel) -> Result<(), Failure> {
         self.block(cancel, async {
             let upload = self.inner.open_upload(repository).await?;
@@ -77,26 +77,6 @@ impl Client {
     /// The size of a blob, `None` where the repository does not have it.
     pub fn has_blob(&self, repository: &Reference, digest: Digest, cancel: &Cancel) -> Result<Option<u64>, Failure> {
         self.block(cancel, self.inner.has_blob(repository, digest))
-    }
-
-    /// Asks the registry to take a blob over from another of its repositories.
-    pub fn mount_blob(&self, target: &Reference, digest: Digest, from: &Reference, cancel: &Cancel) -> Result<MountOutcome, Failure> {
-        self.block(cancel, self.inner.mount_blob(target, digest, from))
-    }
-
-    /// Uploads a blob of `size` bytes, into `opened` when a mount left one. A broken upload is taken up where the registry
-    /// says it broke, or from its start, a few times. Returns the bytes that were sent.
-    pub fn push_blob(
-        &self,
-        target: &Reference,
-        digest: Digest,
-        size: u64,
-        from: BlobFrom<'_>,
-        opened: Option<OpenedUpload>,
-        progress: Progress<'_>,
-        cancel: &Cancel,
-    ) -> Result<u64, Failure> {
-        self.block(cancel, self.inner.push_blob(target, digest, size, from, opened, progress))
     }
 
     /// Puts a manifest under the reference's tag, or its digest. All blobs must be in the repository.
@@ -142,6 +122,7 @@ impl Inner {
         }
     }
 
+    /// Asks the registry to take a blob over from another of its repositories.
     pub(super) async fn mount_blob(&self, target: &Reference, digest: Digest, from: &Reference) -> FaultResult<MountOutcome> {
         let doing = format!("mount blob {} of `{}` in `{}`", digest.short(), from.repository(), target.name());
         let mut url = self.transport.url(target.host(), &format!("{}/blobs/uploads/", target.repository()))?;
@@ -182,6 +163,8 @@ impl Inner {
         }
     }
 
+    /// Uploads a blob of `size` bytes, into `opened` when a mount left one. A broken upload is taken up where the registry
+    /// says it broke, or from its start, a few times. Returns the bytes that were sent.
     pub(super) async fn push_blob(
         self: &Arc<Self>,
         target: &Reference,
@@ -384,7 +367,7 @@ impl Pushing<'_> {
                 return Err(Fault {
                     kind: Kind::Broken,
                     codes: Vec::new(),
-                    failure: Failure::infra(format!("{}: no byte moved for {} s", self.doing, still.as_secs())).retry(Retry::Backoff),
+                    failure: Failure::infra(format!("{}: no byte moved for {} s", self.doing, still.as_secs())).into(),
                 });
             }
         }

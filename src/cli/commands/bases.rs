@@ -10,7 +10,7 @@ use crate::cli::workbench::Workbench;
 use crate::failure::Failure;
 use crate::graph::{BaseSource, Body, Depth, Graph, GraphOptions, NodeIndex};
 use crate::label::NodeLabel;
-use crate::lock::{LockEntry, LockFile};
+use crate::lock::{LockEntry, LockFile, LockedBase};
 use crate::plan::Records;
 use crate::platform::Platform;
 use crate::reference::Reference;
@@ -31,7 +31,7 @@ enum Verdict {
     /// The platform's manifest is the locked one.
     Same,
     /// It is another.
-    Moved { old: LockEntry, new: ResolvedBase },
+    Moved { old: LockedBase, new: ResolvedBase },
     /// It is not in the lock yet.
     New(ResolvedBase),
 }
@@ -59,7 +59,7 @@ pub fn outdated(args: &Outdated, context: &Context<'_>) -> Result<Exit, Error> {
                     "{name}\tmoved {} → {}\tlocked {}\t{}",
                     old.manifest.short(),
                     new.manifest.short(),
-                    old.at.to_rfc3339(),
+                    old.time.to_rfc3339(),
                     radius(base)
                 ))?;
             }
@@ -105,17 +105,14 @@ pub fn update(args: &Update, context: &Context<'_>) -> Result<Exit, Error> {
         entries.push(LockEntry {
             reference: base.reference.clone(),
             platform: base.platform.clone(),
-            index: new.index,
-            manifest: new.manifest,
-            config: new.image_id.0,
-            at: clock.now(),
+            base: LockedBase { index: new.index, manifest: new.manifest, config: new.image_id, time: clock.now() },
         });
     }
     if !args.dry_run && !entries.is_empty() {
-        lock.insert_all(entries)?;
+        lock.insert(entries).map_err(|source| Error::Write { path: bench.root().join(crate::lock::LOCK_FILE), source })?;
     }
     let what = if args.dry_run { "would be moved" } else { "moved" };
-    context.printer.say(format_args!("igraph: {moved} of {} bases {what} in {}", bases.len(), crate::lock::FILE_NAME));
+    context.printer.say(format_args!("igraph: {moved} of {} bases {what} in {}", bases.len(), crate::lock::LOCK_FILE));
     report(&failures, context)
 }
 

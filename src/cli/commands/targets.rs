@@ -179,7 +179,7 @@ fn touches(graph: &Graph<'_>, planner: &Planner<'_>, index: NodeIndex, changed: 
     if changed.contains(crate::spec::BUILD_FILE) || build_files.iter().any(|path| changed.contains(path)) {
         return true;
     }
-    if matches!(&node.body, Body::Base(_)) && changed.contains(crate::lock::FILE_NAME) {
+    if matches!(&node.body, Body::Base(_)) && changed.contains(crate::lock::LOCK_FILE) {
         return true;
     }
     let dockerfile = match &node.body {

@@ -1,0 +1,278 @@
+//! The registry room against the real `docker-registry` on loopback, and skopeo where it is installed.
+//! Says so when it has to skip.
+
+#![expect(clippy::print_stderr, reason = "a skipped test says so")]
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use igraph::cancel::Cancel;
+use igraph::clock::{ManualClock, Timestamp};
+use igraph::digest::{Digest, ImageId};
+use igraph::failure::{Failure, Retry};
+use igraph::image::{Compression, ImageSource};
+use igraph::reference::Reference;
+use igraph::registry::{
+    Client, ClientConfig, Credential, Credentials, KnownBlob, LayerProvider, NameOutcome, NoCredentials, Observer, PackedLayer,
+    RequestSeen, move_name, no_progress, pack, upload_image, verify_published,
+};
+
+/// Credentials `igraph:secret`, made once with bcrypt at its lowest cost.
+const HTPASSWD: &str = include_str!("support/htpasswd");
+
+struct DockerRegistry {
+    child: Child,
+    host: String,
+    _folder: tempfile::TempDir,
+}
+
+impl DockerRegistry {
+    /// `None`, said aloud, where the program is not installed.
+    fn start(htpasswd: bool) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let root = folder.path().display();
+        let auth = if htpasswd {
+            std::fs::write(folder.path().join("htpasswd"), HTPASSWD).unwrap();
+            format!("auth:\n  htpasswd:\n    realm: test\n    path: {root}/htpasswd\n")
+        } else {
+            String::new()
+        };
+        let config = format!(
+            "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {root}/data\nhttp:\n  addr: 127.0.0.1:{port}\n{auth}"
+        );
+        std::fs::write(folder.path().join("config.yml"), config).unwrap();
+        let log = std::fs::File::create(folder.path().join("log")).unwrap();
+        let started = Command::new("docker-registry")
+            .args(["serve", &folder.path().join("config.yml").to_string_lossy()])
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn();
+        let child = match started {
+            Ok(child) => child,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                eprintln!("SKIPPED: `docker-registry` is not installed; nothing was tested");
+                return None;
+            }
+            Err(error) => panic!("docker-registry: {error}"),
+        };
+        let mut registry = Self { child, host: format!("127.0.0.1:{port}"), _folder: folder };
+        while std::net::TcpStream::connect(&registry.host).is_err() {
+            assert!(registry.child.try_wait().unwrap().is_none(), "docker-registry ended at once");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        Some(registry)
+    }
+
+    fn reference(&self, rest: &str) -> Reference {
+        format!("{}/{rest}", self.host).parse().unwrap()
+    }
+}
+
+impl Drop for DockerRegistry {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[derive(Default)]
+struct Seen(Mutex<Vec<String>>);
+
+impl Observer for Seen {
+    fn request(&self, seen: &RequestSeen<'_>) {
+        self.0.lock().unwrap().push(format!("{} {:?}", seen.method, seen.status.unwrap_or(0)));
+    }
+}
+
+impl Seen {
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.lock().unwrap())
+    }
+}
+
+struct Account(&'static str);
+
+impl Credentials for Account {
+    fn for_host(&self, _: &str) -> Result<Option<Credential>, String> {
+        Ok(Some(Credential::Basic { username: "igraph".into(), password: self.0.into() }))
+    }
+}
+
+fn client(credentials: impl Credentials + 'static) -> (Client, Arc<Seen>) {
+    let seen = Arc::new(Seen::default());
+    let clock = Arc::new(ManualClock::new(Timestamp(0)));
+    let config = ClientConfig { observer: Some(seen.clone()), ..ClientConfig::new(Box::new(credentials), clock) };
+    (Client::new(config).unwrap(), seen)
+}
+
+/// Layers packed into a folder, and what is known of where they lie.
+struct World {
+    folder: tempfile::TempDir,
+    layers: Vec<Vec<u8>>,
+    known: Mutex<Vec<(Digest, KnownBlob)>>,
+    packings: Mutex<usize>,
+}
+
+impl World {
+    fn new() -> Self {
+        let layer = |name: &str, length: usize| {
+            let mut builder = tar::Builder::new(Vec::new());
+            let content: Vec<u8> = (0..length).map(|at| (at * 7 % 251) as u8).collect();
+            let mut header = tar::Header::new_ustar();
+            header.set_size(length as u64);
+            header.set_mode(0o644);
+            builder.append_data(&mut header, name, content.as_slice()).unwrap();
+            builder.into_inner().unwrap()
+        };
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+            layers: vec![layer("etc/base", 6 << 20), layer("etc/top", 3000)],
+            known: Mutex::default(),
+            packings: Mutex::default(),
+        }
+    }
+
+    fn diff_ids(&self) -> Vec<Digest> {
+        self.layers.iter().map(|layer| Digest::of(layer)).collect()
+    }
+
+    fn config(&self) -> Vec<u8> {
+        let ids: Vec<String> = self.diff_ids().iter().map(|id| format!("\"{id}\"")).collect();
+        format!(
+            r#"{{"architecture":"amd64","os":"linux","config":{{"Env":["A=b"]}},"rootfs":{{"type":"layers","diff_ids":[{}]}},"history":[]}}"#,
+            ids.join(",")
+        )
+        .into_bytes()
+    }
+}
+
+impl LayerProvider for World {
+    fn known(&self, diff_id: Digest) -> Vec<KnownBlob> {
+        self.known.lock().unwrap().iter().filter(|(own, _)| *own == diff_id).map(|(_, blob)| blob.clone()).collect()
+    }
+
+    fn packed(&self, diff_id: Digest) -> Result<PackedLayer, Failure> {
+        *self.packings.lock().unwrap() += 1;
+        let layer = self.layers.iter().find(|layer| Digest::of(layer) == diff_id).unwrap();
+        let path: PathBuf = self.folder.path().join(diff_id.hex());
+        let packed = pack(&mut layer.as_slice(), &mut std::fs::File::create(&path).unwrap()).unwrap();
+        Ok(PackedLayer { path, digest: packed.digest, size: packed.size, compression: Compression::Gzip })
+    }
+}
+
+#[test]
+fn push_mount_name_and_pull_back() {
+    let Some(registry) = DockerRegistry::start(false) else { return };
+    let (client, seen) = client(NoCredentials);
+    let (world, cancel) = (World::new(), Cancel::new());
+    let (config, id) = (world.config(), ImageId(Digest::of(&world.config())));
+    let target = registry.reference("team/node");
+
+    client.prove_push(&target, &cancel).unwrap();
+    assert_eq!(seen.take(), ["POST 202", "DELETE 204"]);
+    let first = upload_image(&client, &target, &config, &world.diff_ids(), &world, &cancel, &no_progress).unwrap();
+    assert_eq!((first.uploaded, first.mounted, first.present, *world.packings.lock().unwrap()), (3, 0, 0, 2));
+    seen.take();
+
+    // a name: HEAD, PUT, HEAD; again: HEAD
+    let name = registry.reference("team/node:4.2.1");
+    let place = |name: &Reference, expected| move_name(&client, name, &first.manifest_bytes, first.media_type, expected, &cancel).unwrap();
+    assert_eq!(place(&name, None), NameOutcome::Moved { from: None });
+    assert_eq!(seen.take(), ["HEAD 404", "PUT 201", "HEAD 200"]);
+    assert_eq!(place(&name, Some(first.manifest_digest)), NameOutcome::AlreadyThere);
+    assert_eq!(seen.take(), ["HEAD 200"]);
+    verify_published(&client, &name, first.manifest_digest, id, &cancel).unwrap();
+
+    // again, now that the blobs are known: one HEAD
+    world.known.lock().unwrap().extend(first.blobs.clone());
+    seen.take();
+    let again = upload_image(&client, &target, &config, &world.diff_ids(), &world, &cancel, &no_progress).unwrap();
+    assert_eq!((again.manifest_digest, again.bytes_sent), (first.manifest_digest, 0));
+    assert_eq!(seen.take(), ["HEAD 200"]);
+
+    // another repository: both layers are mounted, only the config goes over
+    let other = registry.reference("other/alias:4");
+    let mounted = upload_image(&client, &other, &config, &world.diff_ids(), &world, &cancel, &no_progress).unwrap();
+    assert_eq!((mounted.mounted, mounted.uploaded, mounted.bytes_sent), (2, 1, config.len() as u64));
+    assert_eq!(mounted.manifest_digest, first.manifest_digest);
+    assert_eq!(place(&other, None), NameOutcome::Moved { from: None });
+
+    // another registry: streamed byte for byte, nothing packed
+    let staging = DockerRegistry::start(false).unwrap();
+    let copied = upload_image(&client, &staging.reference("team/node"), &config, &world.diff_ids(), &world, &cancel, &no_progress).unwrap();
+    assert_eq!((copied.manifest_digest, *world.packings.lock().unwrap()), (first.manifest_digest, 2));
+    assert_eq!(copied.uploaded, 3);
+
+    // somebody else moves the name
+    let top = World { layers: vec![world.layers[1].clone()], ..World::new() };
+    let foreign = upload_image(&client, &target, &top.config(), &top.diff_ids(), &top, &cancel, &no_progress).unwrap();
+    assert_eq!(
+        move_name(&client, &name, &foreign.manifest_bytes, foreign.media_type, None, &cancel).unwrap(),
+        NameOutcome::Moved { from: Some(first.manifest_digest) }
+    );
+    assert_eq!(
+        place(&name, Some(first.manifest_digest)),
+        NameOutcome::ForeignMove { expected: first.manifest_digest, found: Some(foreign.manifest_digest) }
+    );
+
+    // and back again
+    let platform = "linux/amd64".parse().unwrap();
+    let base = client.resolve(&other, &platform, &cancel).unwrap();
+    assert_eq!((base.manifest, base.image_id, base.index), (first.manifest_digest, id, None));
+    let image = client.image(&other.with_digest(base.manifest), &cancel).unwrap();
+    assert_eq!(image.config(), config);
+    for (at, layer) in world.layers.iter().enumerate() {
+        let mut plain = Vec::new();
+        flate2::read::MultiGzDecoder::new(image.open_layer(at).unwrap()).read_to_end(&mut plain).unwrap();
+        assert!(plain == *layer);
+    }
+    let wrong = client.resolve(&other, &"linux/s390x".parse().unwrap(), &cancel).unwrap_err();
+    assert_eq!(wrong.message, format!("`{other}` has no image for linux/s390x; there is: linux/amd64"));
+    inspect_with_skopeo(&other, first.manifest_digest, world.folder.path());
+}
+
+fn inspect_with_skopeo(name: &Reference, digest: Digest, folder: &Path) {
+    let run = |arguments: &[&str]| Command::new("skopeo").args(arguments).output();
+    match run(&["inspect", "--tls-verify=false", &format!("docker://{name}")]) {
+        Err(_) => eprintln!("SKIPPED: `skopeo` is not installed; the image was not inspected"),
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(output.status.success() && said.contains(&digest.to_string()), "{said}{}", String::from_utf8_lossy(&output.stderr));
+            // into a layout, which reads every layer, and from there through our own reader
+            let layout = folder.join("layout");
+            let output =
+                run(&["copy", "--src-tls-verify=false", &format!("docker://{name}"), &format!("oci:{}:x", layout.display())]).unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let layout = igraph::registry::OciLayout::open(&layout, &"linux/amd64".parse().unwrap()).unwrap();
+            assert_eq!(layout.manifest(), digest);
+            std::io::copy(&mut layout.open_layer(0).unwrap(), &mut std::io::sink()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn accounts_are_asked_for_and_refused_once() {
+    let Some(registry) = DockerRegistry::start(true) else { return };
+    let (cancel, target) = (Cancel::new(), registry.reference("team/node"));
+
+    let (right, seen) = client(Account("secret"));
+    right.prove_push(&target, &cancel).unwrap();
+    assert_eq!(seen.take(), ["POST 401", "POST 202", "DELETE 204"]);
+    let world = World::new();
+    upload_image(&right, &target, &world.config(), &world.diff_ids(), &world, &cancel, &no_progress).unwrap();
+    assert!(seen.take().iter().all(|line| !line.ends_with("401")));
+
+    let (wrong, seen) = client(Account("guess"));
+    let failure = wrong.prove_push(&target, &cancel).unwrap_err();
+    assert_eq!((failure.retry, failure.group.clone()), (Retry::Never, Some(format!("credentials {}/team/node", registry.host))));
+    assert_eq!(seen.take(), ["POST 401", "POST 401"]);
+    assert_eq!(wrong.prove_push(&target, &cancel).unwrap_err(), failure);
+    assert_eq!(seen.take(), [""; 0]);
+
+    let (nobody, _) = client(NoCredentials);
+    let failure = nobody.head_manifest(&registry.reference("team/node:1"), &cancel).unwrap_err();
+    assert_eq!(failure.hint, Some(format!("`docker login {}`", registry.host)));
+}
