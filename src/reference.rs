@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -14,9 +15,9 @@ const HUB: &str = "docker.io";
 /// a text without both gets the tag `latest`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Reference {
-    host: String,
-    repository: String,
-    tag: Option<String>,
+    host: Arc<str>,
+    repository: Arc<str>,
+    tag: Option<Arc<str>>,
     digest: Option<Digest>,
 }
 
@@ -62,7 +63,7 @@ impl Reference {
         if !valid_tag(tag) {
             return Err(ParseReferenceError { text: tag.to_owned(), problem: TAG_PROBLEM });
         }
-        Ok(Self { tag: Some(tag.to_owned()), digest: None, ..self.clone() })
+        Ok(Self { tag: Some(tag.into()), digest: None, ..self.clone() })
     }
 
     /// The same repository at `digest`, without a tag.
@@ -75,8 +76,8 @@ impl Reference {
     /// # Errors
     /// Where host and path make no reference.
     pub fn moved_to(&self, host: &str, prefix: &str) -> Result<Self, ParseReferenceError> {
-        let repository = if prefix.is_empty() { self.repository.clone() } else { format!("{prefix}/{}", self.repository) };
-        let moved = Self { host: host.to_owned(), repository, ..self.clone() };
+        let repository = if prefix.is_empty() { self.repository.clone() } else { format!("{prefix}/{}", self.repository).into() };
+        let moved = Self { host: host.into(), repository, ..self.clone() };
         moved.to_string().parse()
     }
 
@@ -95,7 +96,7 @@ impl Reference {
     pub fn from_cell(text: &str) -> Option<Self> {
         let (host, rest) = text.split_once("//")?;
         let reference: Self = format!("{host}/{rest}").parse().ok()?;
-        (reference.host == host).then_some(reference)
+        (&*reference.host == host).then_some(reference)
     }
 }
 
@@ -181,10 +182,10 @@ impl FromStr for Reference {
             return Err(fail("the name is longer than 255 characters"));
         }
         let tag = match (tag, digest) {
-            (None, None) => Some("latest".to_owned()),
-            (tag, _) => tag.map(str::to_owned),
+            (None, None) => Some("latest".into()),
+            (tag, _) => tag.map(Into::into),
         };
-        Ok(Self { host: host.to_owned(), repository, tag, digest })
+        Ok(Self { host: host.into(), repository: repository.into(), tag, digest })
     }
 }
 

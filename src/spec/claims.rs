@@ -59,10 +59,15 @@ impl Claims {
 
     /// Gives an image all its names.
     pub(super) fn add_image(&mut self, label: &Label, image: &Image, registry: &Registry, problems: &mut Vec<Problem>) {
+        // at Docker Hub itself the name as written and the one pushed are the same
+        let is_hub = *registry == Registry::hub();
         let workspace = Destination::Workspace(registry.clone());
         for name in &image.names {
             if let Some(problem) = self.add(&name.reference, label, &image.origin, name) {
                 problems.push(problem);
+                continue;
+            }
+            if is_hub {
                 continue;
             }
             match image.destination(name, &workspace) {

@@ -1,7 +1,7 @@
 //! Loading a workspace: all build files read, and what only shows when they are seen together. Knows entries, no
 //! Dockerfile and no graph.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -40,7 +40,7 @@ pub(super) fn sort_problems(problems: &mut [Problem]) {
 }
 
 fn load_all(root: &Path, problems: &mut Vec<Problem>) -> Option<Catalogue> {
-    let paths = match Paths::new(root) {
+    let mut paths = match Paths::new(root) {
         Ok(paths) => paths,
         Err(error) => {
             problems.push(Problem::new(format!("can't open the workspace `{}`: {error}", root.display())));
@@ -62,6 +62,8 @@ fn load_all(root: &Path, problems: &mut Vec<Problem>) -> Option<Catalogue> {
     let mut found = search(root, &workspace, problems)?;
     problems.append(&mut found.problems);
     let mut files = found.files;
+    // the build files among them do no harm: nothing lies below a file
+    paths.learn(files.iter().map(|file| file.path.clone()), found.links);
     files.push(LoadedFile { path: BUILD_FILE.into(), stamp });
     files.sort();
     let drafts: Vec<Result<PackageDraft, Problem>> = found
@@ -119,6 +121,8 @@ type Known = HashMap<Label, &'static str>;
 struct Listing<'a> {
     source: &'a Arc<Source>,
     known: &'a Known,
+    /// Packages that may have entries which could not be read.
+    incomplete: &'a HashSet<Package>,
 }
 
 impl Listing<'_> {
@@ -129,6 +133,7 @@ impl Listing<'_> {
             match self.known.get(&label) {
                 Some(&"a test") => kept.push((label, span)),
                 Some(what) => problems.push(Problem::new(format!("`{label}` is {what}, not a test")).at(self.source, span.range())),
+                None if self.incomplete.contains(&label.package) => {}
                 None => {
                     let mut all: Vec<String> =
                         self.known.iter().filter(|(_, what)| **what == "a test").map(|(label, _)| label.to_string()).collect();
@@ -165,11 +170,12 @@ fn assemble(catalogue: &mut Catalogue, packages: Vec<PackageDraft>, problems: &m
     let label = |package: &Package, entry: &Draft| Label { package: package.clone(), name: entry.name.clone() };
     let known: Known =
         packages.iter().flat_map(|draft| draft.entries.iter().map(|entry| (label(&draft.package, entry), entry.entry.what()))).collect();
+    let incomplete = packages.iter().filter(|draft| draft.incomplete).map(|draft| draft.package.clone()).collect();
     let mut claims = Claims::default();
     let (mut images, mut tests, mut bases) = (Vec::new(), Vec::new(), Vec::new());
     for mut draft in packages {
         problems.append(&mut draft.problems);
-        let listing = Listing { source: &draft.spec.source, known: &known };
+        let listing = Listing { source: &draft.spec.source, known: &known, incomplete: &incomplete };
         let mut shared = Vec::new();
         listing.add(&mut shared, listing.existing(draft.tests, problems), &draft.package.to_string(), problems);
         if let (Some((_, span)), Some((_, test))) = (&draft.untested, shared.first()) {

@@ -37,6 +37,8 @@ pub struct PackageDraft {
     /// For those of its images that have no tests.
     pub untested: Option<(Arc<str>, Span)>,
     pub entries: Vec<Draft>,
+    /// Whether there may be more entries, which could not be read.
+    pub incomplete: bool,
     pub problems: Vec<Problem>,
 }
 
@@ -48,6 +50,7 @@ pub fn read_package(package: Package, folder: Arc<str>, source: Arc<Source>, pat
         tests: Vec::new(),
         untested: None,
         entries: Vec::new(),
+        incomplete: true,
         problems: Vec::new(),
     };
     let mut sink = Sink::new(&source);
@@ -84,6 +87,7 @@ fn read_file(node: &Node<'_>, scope: &Scope<'_>, draft: &mut PackageDraft, sink:
         })
         .collect();
     let mut names: HashMap<Name, Span> = HashMap::with_capacity(entries.len());
+    draft.incomplete = entries.iter().any(|(entry, _)| entry.is_none()) || fields.find("rules").is_none() && fields.key("rules").is_some();
     for (entry, mut problems) in entries {
         sink.problems.append(&mut problems);
         let Some(entry) = entry else { continue };

@@ -1,7 +1,7 @@
 //! Paths of build files: relative to the package's folder, never out of the workspace, not even through a symbolic
 //! link. Knows no field, and does not mind what is missing: that is told by who reads it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -92,6 +92,8 @@ pub struct Paths {
     root: PathBuf,
     real_root: PathBuf,
     seen: Mutex<HashMap<Box<str>, Verdict>>,
+    listed: HashSet<Arc<str>>,
+    links: HashSet<Arc<str>>,
 }
 
 impl Paths {
@@ -100,7 +102,15 @@ impl Paths {
     /// # Errors
     /// Where the root can't be found.
     pub fn new(root: &Path) -> io::Result<Self> {
-        Ok(Self { root: root.to_owned(), real_root: root.canonicalize()?, seen: Mutex::default() })
+        let real_root = root.canonicalize()?;
+        Ok(Self { root: root.to_owned(), real_root, seen: Mutex::default(), listed: HashSet::new(), links: HashSet::new() })
+    }
+
+    /// Takes over what a search for packages saw, so that most paths need no look at the disk: all links in the folders
+    /// `listed`, none of which was reached through a link.
+    pub fn learn(&mut self, listed: impl IntoIterator<Item = Arc<str>>, links: impl IntoIterator<Item = Arc<str>>) {
+        self.listed.extend(listed);
+        self.links.extend(links);
     }
 
     /// Joins `text` to `folder` and follows the links on the way; the result is relative to the workspace.
@@ -147,7 +157,7 @@ impl Paths {
     }
 
     fn verdict(&self, path: &str) -> Verdict {
-        if path.is_empty() {
+        if path.is_empty() || (self.listed.contains(parent(path)) && !self.links.contains(path)) {
             return Verdict::Inside;
         }
         let known = self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(path).cloned();

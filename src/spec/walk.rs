@@ -102,6 +102,8 @@ pub struct Found {
     pub packages: Vec<(Arc<str>, Arc<Source>)>,
     /// Everything that was listed or read, sorted.
     pub files: Vec<LoadedFile>,
+    /// The symbolic links in the folders that were listed.
+    pub links: Vec<Arc<str>>,
     /// What could not be.
     pub problems: Vec<Problem>,
 }
@@ -135,6 +137,7 @@ fn visit<'s>(scope: &rayon::Scope<'s>, root: &'s Path, folder: Arc<str>, found: 
     let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
     found.packages.append(&mut here.packages);
     found.files.append(&mut here.files);
+    found.links.append(&mut here.links);
     found.problems.append(&mut here.problems);
 }
 
@@ -146,11 +149,15 @@ fn list<'s>(scope: &rayon::Scope<'s>, root: &'s Path, folder: &Arc<str>, found: 
         let name = entry.file_name();
         // a name that is no UTF-8 can be no package's, nor lead to one
         let Some(name) = name.to_str() else { continue };
+        let kind = entry.file_type()?;
+        if kind.is_symlink() {
+            here.links.push(below(folder, name));
+        }
         if name == BUILD_FILE {
             if !folder.is_empty() {
                 read_here(&entry.path(), folder, here);
             }
-        } else if !name.starts_with('.') && name != OUTPUT_FOLDER && entry.file_type()?.is_dir() {
+        } else if !name.starts_with('.') && name != OUTPUT_FOLDER && kind.is_dir() {
             let folder = below(folder, name);
             scope.spawn(move |scope| visit(scope, root, folder, found));
         }
