@@ -78,7 +78,7 @@ impl World {
     fn new(kind: Kind, name: &str) -> Option<Self> {
         let scratch = tempfile::tempdir().unwrap();
         // a workspace of its own for each case: collecting in one must not touch another's images
-        let owner: String = format!("{kind:?}{name}").to_lowercase().replace('_', "");
+        let owner = owner_of(kind, name);
         let (engine, daemon): (Box<dyn Engine>, _) = match kind {
             Kind::Fake => (Box::new(FakeEngine::new()), None),
             Kind::BuildKit | Kind::Classic => {
@@ -508,7 +508,12 @@ contract! {
 }
 
 fn owner(world: &World) -> String {
-    format!("{:?}{}", world.kind, world.name).to_lowercase().replace('_', "")
+    owner_of(world.kind, &world.name)
+}
+
+/// With the process in it: a daemon that is not the tests' own keeps what earlier ones left.
+fn owner_of(kind: Kind, name: &str) -> String {
+    format!("{kind:?}{name}{}", std::process::id()).to_lowercase().replace('_', "")
 }
 
 /// The daemon stops what it runs soon after the request is gone.
@@ -590,7 +595,7 @@ fn an_ssh_agent_reaches_the_step() {
     let Ok(mut agent) =
         std::process::Command::new("ssh-agent").arg("-D").arg("-a").arg(&socket).stdout(std::process::Stdio::null()).spawn()
     else {
-        eprintln!("SKIPPED an_ssh_agent_reaches_the_step: no ssh-agent");
+        support::skip("an_ssh_agent_reaches_the_step", "the program `ssh-agent` can't be run");
         return;
     };
     while !socket.exists() {
@@ -620,13 +625,14 @@ fn the_classic_builder_refuses_secrets_before_anything_runs() {
 fn containers_of_dead_runs_are_collected() {
     let Some(world) = World::new(Kind::BuildKit, "containers_of_dead_runs_are_collected") else { return };
     let own = owner(&world);
-    for (run, owner) in [("run0", own.as_str()), ("run1", own.as_str()), ("run0", "somebodyelse")] {
+    let foreign = format!("foreign{}", std::process::id());
+    for (run, owner) in [("run0", own.as_str()), ("run1", own.as_str()), ("run0", foreign.as_str())] {
         let labels = [format!("igraph.run={run}"), format!("igraph.owner={owner}")];
         world.docker_cli(&["create", "--network", "none", "--label", &labels[0], "--label", &labels[1], &world.base.handle, "sleep", "1"]);
     }
     let kept = BTreeSet::from([world.base.id]);
     assert_eq!(world.engine.collect(&kept, true).unwrap().containers, 1);
     assert_eq!(world.engine.collect(&kept, false).unwrap().containers, 1);
-    assert_eq!(world.docker_cli(&["ps", "-aq", "--filter", "label=igraph.run=run0"]).len(), 1);
+    assert_eq!(world.docker_cli(&["ps", "-aq", "--filter", &format!("label=igraph.owner={foreign}")]).len(), 1);
     assert_eq!(world.docker_cli(&["ps", "-aq", "--filter", &format!("label=igraph.owner={own}")]).len(), 1);
 }

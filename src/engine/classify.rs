@@ -160,7 +160,8 @@ mod tests {
 
     #[test]
     fn the_table() {
-        let rows: &[(&str, Option<i64>, &str, (FailureClass, Retry))] = &[
+        type Row = (&'static str, Option<i64>, &'static str, (FailureClass, Retry));
+        let rows: &[Row] = &[
             ("", Some(1), "exit code: 1", STEP),
             ("test 3 failed", Some(1), "", STEP),
             // the last match wins, both ways

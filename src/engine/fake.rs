@@ -44,10 +44,13 @@ pub enum Call {
     Collect { keep: usize, dry_run: bool },
 }
 
+/// Diff ids and tars, base first.
+type Layers = Vec<(Digest, Arc<Vec<u8>>)>;
+
 #[derive(Clone)]
 struct Stored {
     config: Vec<u8>,
-    layers: Vec<(Digest, Arc<Vec<u8>>)>,
+    layers: Layers,
     platform: Platform,
     throwaway: bool,
 }
@@ -277,7 +280,7 @@ impl FakeEngine {
     }
 
     /// Config and layers below a stage's own.
-    fn base_of(&self, request: &BuildRequest<'_>, stage: &ResolvedStage) -> (ImageConfig, Vec<(Digest, Arc<Vec<u8>>)>) {
+    fn base_of(&self, request: &BuildRequest<'_>, stage: &ResolvedStage) -> (ImageConfig, Layers) {
         match &stage.base {
             FromTarget::Scratch => (ImageConfig::default(), Vec::new()),
             FromTarget::Image(text) => {

@@ -83,6 +83,10 @@ impl DockerEngine {
     }
 
     async fn build_tagged(&self, request: &BuildRequest<'_>, tag: &str, output: &dyn Output) -> Result<EngineImage, Failure> {
+        if let Some(missing) = request.resolved.references.iter().find(|image| !request.references.contains_key(&image.text)) {
+            // left as it is, the daemon would ask a registry for it
+            return Err(Failure::infra(format!("`{}` is not resolved to an image", missing.text)).retry(Retry::Never));
+        }
         let mut replaced = BTreeMap::new();
         for (text, image) in request.references {
             replaced.insert(text.as_str(), (self.content_name(image).await?, image));

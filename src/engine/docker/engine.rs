@@ -84,7 +84,7 @@ pub struct DockerEngine {
     pub(super) options: DockerOptions,
     /// Config bytes by handle; handles are content digests, so an entry never ages.
     pub(super) configs: Mutex<HashMap<String, (ImageId, Vec<u8>)>>,
-    /// Diff ids by the legacy layer ids of archives, which are content hashes too.
+    /// Diff ids by what archives call layers: legacy ids and packed blobs' digests, which are content hashes too.
     pub(super) legacy_layers: Mutex<HashMap<String, Digest>>,
 }
 

@@ -1,5 +1,5 @@
 //! Reading configs and layers out of a daemon's archive of images, as a stream. Knows the legacy layout (`<id>/layer.tar`, up to
-//! Docker 24) and the OCI one (`blobs/sha256/…`); knows no registry.
+//! Docker 24) and the OCI one (`blobs/sha256/…`, packed where the daemon keeps images in containerd); knows no registry.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -131,10 +131,10 @@ impl DockerEngine {
                 entry.read_to_end(&mut bytes).map_err(broken)?;
                 blobs.insert(Digest::of(&bytes), bytes);
                 // blobs come in the order of their digests, so what is looked for may be complete long before the end
-                if let Some(config) = config_below(&blobs, root, &platform, 3) {
-                    if let Some(bytes) = blobs.remove(&config) {
-                        return Ok((ImageId(config), bytes));
-                    }
+                if let Some(config) = config_below(&blobs, root, &platform, 3)
+                    && let Some(bytes) = blobs.remove(&config)
+                {
+                    return Ok((ImageId(config), bytes));
                 }
             }
             Err(Failure::infra(format!("the docker daemon's archive of `{root}` holds no config")))
@@ -185,10 +185,11 @@ async fn stream_archive(dialer: super::transport::Dialer, api: String, names: St
         }
         let mut frames = BodyStream::new(response.into_body());
         while let Some(frame) = frames.next().await {
-            if let Ok(data) = frame.map_err(|error| fail(io_error(error).to_string()))?.into_data() {
-                if sender.send(Ok(data)).await.is_err() {
-                    break;
-                }
+            let data = frame.map_err(|error| fail(io_error(error).to_string()))?.into_data();
+            if let Ok(data) = data
+                && sender.send(Ok(data)).await.is_err()
+            {
+                break;
             }
         }
         Ok(())
@@ -238,9 +239,24 @@ enum Found<'a> {
     Layer(Digest, &'a mut dyn Read),
 }
 
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
+/// Fills the buffer, or as much of it as there is.
+fn read_full(reader: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match reader.read(&mut buffer[filled..])? {
+            0 => break,
+            count => filled += count,
+        }
+    }
+    Ok(filled)
+}
+
 /// What is known while an archive is read.
 struct Archive<'a> {
-    /// Diff ids by legacy layer id.
+    /// Diff ids by legacy layer id, and by the digest of a packed blob.
     known: &'a mut HashMap<String, Digest>,
     scratch: &'a std::path::Path,
 }
@@ -266,38 +282,33 @@ impl Archive<'_> {
                 continue;
             }
             let legacy = path.strip_suffix("/layer.tar");
-            if legacy.is_none() && entry.size() <= SMALL {
+            let blob = path.strip_prefix("blobs/sha256/");
+            let mut head = [0; 4];
+            let length = read_full(&mut entry, &mut head).map_err(broken)?;
+            let size = entry.size();
+            let mut whole = head[..length].chain(&mut entry);
+            if legacy.is_none() && head == ZSTD {
+                return Err(Failure::step(format!("the docker daemon keeps blob `{path}` packed with zstd, which igraph can't read")));
+            }
+            let packed = legacy.is_none() && head.starts_with(&GZIP);
+            if legacy.is_none() && !packed && size <= SMALL {
                 let mut bytes = Vec::new();
-                entry.read_to_end(&mut bytes).map_err(broken)?;
+                whole.read_to_end(&mut bytes).map_err(broken)?;
                 take(Found::Small(Digest::of(&bytes), &bytes))?;
                 continue;
             }
-            let told = match legacy {
-                Some(id) => self.known.get(id).copied(),
-                None => path.strip_prefix("blobs/sha256/").and_then(|hex| format!("sha256:{hex}").parse().ok()),
-            };
-            match told {
+            let known = legacy.or(blob.filter(|_| packed)).and_then(|id| self.known.get(id).copied());
+            match known.or_else(|| blob.filter(|_| !packed).and_then(|hex| format!("sha256:{hex}").parse().ok())) {
                 Some(digest) if !wants(digest) => {}
-                Some(digest) if legacy.is_none() => {
-                    let mut verified = Verified { inner: &mut entry, hasher: Sha256::new(), digest };
+                Some(digest) if known.is_none() => {
+                    let mut verified = Verified { inner: &mut whole, hasher: Sha256::new(), digest };
                     take(Found::Layer(digest, &mut verified))?;
                 }
                 _ => {
                     // the digest shows at the end only
-                    let mut file = tempfile::SpooledTempFile::new_in(IN_MEMORY, self.scratch);
-                    let mut hasher = Sha256::new();
-                    let mut buffer = vec![0; 64 * 1024];
-                    loop {
-                        let count = entry.read(&mut buffer).map_err(broken)?;
-                        if count == 0 {
-                            break;
-                        }
-                        hasher.update(&buffer[..count]);
-                        let keeping = |error: io::Error| infra_text("keep a layer while it is read", &error.to_string());
-                        file.write_all(&buffer[..count]).map_err(keeping)?;
-                    }
-                    let digest = Digest::from_bytes(hasher.finalize().into());
-                    if let Some(id) = legacy {
+                    let (digest, mut file) =
+                        if packed { self.spool(&mut flate2::read::MultiGzDecoder::new(whole))? } else { self.spool(&mut whole)? };
+                    if let Some(id) = legacy.or(blob) {
                         self.known.insert(id.to_owned(), digest);
                     }
                     if wants(digest) {
@@ -308,6 +319,20 @@ impl Archive<'_> {
             }
         }
         if ended { Ok(()) } else { Err(Failure::infra("the docker daemon's archive ends early")) }
+    }
+
+    fn spool(&self, reader: &mut dyn Read) -> Result<(Digest, tempfile::SpooledTempFile), Failure> {
+        let mut file = tempfile::SpooledTempFile::new_in(IN_MEMORY, self.scratch);
+        let mut hasher = Sha256::new();
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            let count = reader.read(&mut buffer).map_err(|error| Failure::infra(format!("the docker daemon's archive: {error}")))?;
+            if count == 0 {
+                return Ok((Digest::from_bytes(hasher.finalize().into()), file));
+            }
+            hasher.update(&buffer[..count]);
+            file.write_all(&buffer[..count]).map_err(|error| infra_text("keep a layer while it is read", &error.to_string()))?;
+        }
     }
 }
 
@@ -398,6 +423,23 @@ mod tests {
         assert!(read(&bad, &[&big], &mut HashMap::new()).1.unwrap_err().message.ends_with("has other bytes"));
         let short = archive(&[("aa/layer.tar", b"x")], &[]);
         assert_eq!(read(&short, &[], &mut HashMap::new()).1.unwrap_err().message, "the docker daemon's archive ends early");
+    }
+
+    #[test]
+    fn packed_blobs_count_as_what_they_hold() {
+        let tar = vec![9; 2 << 20];
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        packed.write_all(&tar).unwrap();
+        let packed = packed.finish().unwrap();
+        let name = format!("blobs/sha256/{}", Digest::of(&packed).hex());
+        let bytes = archive(&[(&name, &packed), ("index.json", b"{}")], &[]);
+        let mut known = HashMap::new();
+        assert_eq!(read(&bytes, &[&tar], &mut known).0, ["layer 2097152", "small 2"]);
+        assert_eq!(known, HashMap::from([(Digest::of(&packed).hex(), Digest::of(&tar))]));
+        assert_eq!(read(&bytes, &[&tar], &mut known).0, ["layer 2097152", "small 2"]);
+        assert_eq!(read(&bytes, &[], &mut known).0, ["small 2"]);
+        let zstd = archive(&[("blobs/sha256/00", &[0x28, 0xb5, 0x2f, 0xfd, 0])], &[]);
+        assert!(read(&zstd, &[], &mut HashMap::new()).1.unwrap_err().message.contains("packed with zstd"));
     }
 
     #[test]

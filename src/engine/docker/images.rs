@@ -283,12 +283,13 @@ impl DockerEngine {
                     .and_then(|rest| rest.rsplit_once(':'))
                     .is_some_and(|(_, tag)| tag.strip_prefix(self.options.owner.as_str()).is_some_and(|rest| rest.starts_with('-')))
             };
-            let mut gone: BTreeMap<&str, u64> = BTreeMap::new();
+            let (mut gone, mut touched) = (BTreeMap::<&str, u64>::new(), BTreeSet::new());
             for (name, (handle, size)) in tags.iter().filter(|(name, _)| mine(name)) {
                 if !name.starts_with(THROWAWAY) && keep.contains(&self.config_digest(handle).await?) {
                     continue;
                 }
-                collected.images += 1;
+                // an image may have several content tags
+                collected.images += usize::from(touched.insert(handle));
                 if dry_run {
                     let others = tags.iter().any(|(other, (its, _))| its == handle && !mine(other));
                     if !others {

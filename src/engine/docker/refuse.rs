@@ -58,6 +58,11 @@ pub(super) fn refusals(facts: &Facts, dockerfile: &Dockerfile, resolved: &Resolv
             problems.push(Problem::new(message).at(dockerfile.source(), span.clone()).hint(hint));
         }
     }
+    for image in resolved.references.iter().filter(|image| image.in_base) {
+        let message = format!("an ONBUILD trigger of the base uses image `{}`, which the daemon would ask a registry for", image.text);
+        let hint = "start from a base without that trigger, and write its instruction into this Dockerfile";
+        problems.push(Problem::new(message).at(dockerfile.source(), image.span.clone()).hint(hint));
+    }
     if secrets_or_ssh && !facts.buildkit && problems.is_empty() {
         let message = format!("secrets and ssh agents need BuildKit, which docker {} does not build with here", facts.version);
         problems.push(Problem::new(message).hint("use a daemon with BuildKit, Docker Engine 20.10 or later"));

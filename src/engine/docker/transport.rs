@@ -75,7 +75,7 @@ impl Dialer {
                 let (Some(output), Some(input)) = (child.stdout.take(), child.stdin.take()) else {
                     return Err(io::Error::other("`ssh` has no pipes"));
                 };
-                Ok(Box::new(SshPipe { child, io: tokio::io::join(output, input) }))
+                Ok(Box::new(SshPipe { child, io: tokio::io::join(output, input), answered: false, last_words: None }))
             }
         }
     }
@@ -91,11 +91,18 @@ impl Dialer {
             .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "it does not answer"))??;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(io_error)?;
         // ends when the answer was read, when sender and answer are dropped, or when the connection breaks
-        tokio::spawn(connection.with_upgrades());
+        let connection = tokio::spawn(connection.with_upgrades());
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).parse::<Uri>().map_err(io::Error::other)?;
         *request.uri_mut() = path;
         request.headers_mut().insert(HOST, HeaderValue::from_static("docker"));
-        sender.send_request(request).await.map_err(io_error)
+        match sender.send_request(request).await {
+            Ok(response) => Ok(response),
+            // the connection knows why
+            Err(error) => match tokio::time::timeout(Duration::from_secs(3), connection).await {
+                Ok(Ok(Err(cause))) => Err(io_error(cause)),
+                _ => Err(io_error(error)),
+            },
+        }
     }
 }
 
@@ -145,25 +152,33 @@ fn client_config(files: &TlsFiles) -> io::Result<rustls::ClientConfig> {
 struct SshPipe {
     child: tokio::process::Child,
     io: tokio::io::Join<tokio::process::ChildStdout, tokio::process::ChildStdin>,
+    answered: bool,
+    last_words: Option<Pin<Box<dyn Future<Output = String> + Send>>>,
+}
+
+async fn last_line(stderr: Option<tokio::process::ChildStderr>) -> String {
+    let mut text = Vec::new();
+    if let Some(stderr) = stderr {
+        // a control master that ssh left behind may hold it open
+        drop(tokio::time::timeout(Duration::from_secs(2), stderr.take(64 * 1024).read_to_end(&mut text)).await);
+    }
+    String::from_utf8_lossy(&text).trim().lines().last().unwrap_or("it ended without a word").to_owned()
 }
 
 impl AsyncRead for SshPipe {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.io).poll_read(context, buffer);
-        if matches!(polled, Poll::Ready(Ok(()))) && buffer.filled().len() == before && buffer.remaining() > 0 {
-            if let Some(mut stderr) = self.child.stderr.take() {
-                // at the end of stdout what ssh had to say is there already, or never comes
-                let mut text = String::new();
-                let mut read = Box::pin(async { stderr.read_to_string(&mut text).await.map(drop) });
-                let told = read.as_mut().poll(context);
-                drop(read);
-                if told.is_ready() && !text.trim().is_empty() {
-                    return Poll::Ready(Err(io::Error::other(format!("ssh: {}", text.trim().lines().last().unwrap_or_default()))));
-                }
+        if self.last_words.is_none() {
+            let before = buffer.filled().len();
+            let polled = Pin::new(&mut self.io).poll_read(context, buffer);
+            let ended = matches!(polled, Poll::Ready(Ok(()))) && buffer.filled().len() == before && buffer.remaining() > 0;
+            self.answered |= buffer.filled().len() > before;
+            if !ended || self.answered {
+                return polled;
             }
         }
-        polled
+        let stderr = if self.last_words.is_none() { self.child.stderr.take() } else { None };
+        let words = self.last_words.get_or_insert_with(|| Box::pin(last_line(stderr)));
+        words.as_mut().poll(context).map(|line| Err(io::Error::other(format!("ssh: {line}"))))
     }
 }
 
