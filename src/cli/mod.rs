@@ -1,12 +1,14 @@
 //! Arguments, one file a command, exit codes, environment. May use everything; nothing uses it.
 
 pub mod args;
+pub mod clock;
 pub mod commands;
 pub mod environment;
 mod error;
 mod exit;
 mod printer;
 mod program;
+pub mod reporting;
 pub mod topics;
 pub mod values;
 

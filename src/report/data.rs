@@ -9,7 +9,7 @@ use super::history::History;
 use crate::event::{self, Event, NodeKind};
 
 /// Writes each event as a JSON line, as runs are recorded: the first line is the schema. Output and progress are left out.
-/// After the first error nothing more is written; [`Self::finish`] tells it.
+/// After the first error nothing more is written; [`Self::take_error`] tells it.
 #[derive(Debug)]
 pub struct JsonLines<W> {
     out: W,
@@ -41,12 +41,14 @@ impl<W: Write + Send> JsonLines<W> {
         self.error = written.err();
     }
 
-    /// Gives `out` back.
-    ///
-    /// # Errors
-    /// The first that was met.
-    pub fn finish(self) -> io::Result<W> {
-        self.error.map_or(Ok(self.out), Err)
+    /// The first error that was met, if one was.
+    pub fn take_error(&mut self) -> Option<io::Error> {
+        self.error.take()
+    }
+
+    /// Where it writes.
+    pub fn out(&mut self) -> &mut W {
+        &mut self.out
     }
 }
 
@@ -90,7 +92,7 @@ mod tests {
         let mut lines = JsonLines::new(Vec::new());
         let script = mixed();
         script.tell(&mut lines);
-        let text = String::from_utf8(lines.finish().unwrap()).unwrap();
+        let text = String::from_utf8(lines.out().clone()).unwrap();
         let (header, rest) = text.split_once('\n').unwrap();
         assert_eq!(header, r#"{"schema":"igraph.events","version":1}"#);
         let read: Vec<Event> = rest.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -111,6 +113,6 @@ mod tests {
         }
         let mut lines = JsonLines::new(Closed);
         mixed().tell(&mut lines);
-        assert_eq!(lines.finish().err().map(|error| error.kind()), Some(io::ErrorKind::BrokenPipe));
+        assert_eq!(lines.take_error().map(|error| error.kind()), Some(io::ErrorKind::BrokenPipe));
     }
 }

@@ -11,7 +11,7 @@ mod line;
 mod live;
 mod log;
 #[cfg(test)]
-mod script;
+pub(crate) mod script;
 mod tail;
 mod tally;
 mod trace;
