@@ -4,6 +4,7 @@
 //! `main.rs` hands them in. Rooms by stage, data flows one way:
 //! `BUILD.ron → spec → graph → keys → plan → execute → record → report`.
 
+pub mod access;
 pub mod cancel;
 pub mod clock;
 pub mod component;

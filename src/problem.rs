@@ -81,18 +81,21 @@ pub fn nearest<'a>(wrong: &str, candidates: impl IntoIterator<Item = &'a str>) -
 }
 
 fn edit_distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, left) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, right) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(left != *right);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(row[j + 1] + 1);
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut before = vec![0; b.len() + 1];
+    let mut last: Vec<usize> = (0..=b.len()).collect();
+    for i in 0..a.len() {
+        let mut row = vec![i + 1];
+        for j in 0..b.len() {
+            let changed = last[j] + usize::from(a[i] != b[j]);
+            let best = changed.min(row[j] + 1).min(last[j + 1] + 1);
+            // two neighbours the wrong way round are one slip of the fingers
+            let swapped = i > 0 && j > 0 && a[i] == b[j - 1] && a[i - 1] == b[j];
+            row.push(if swapped { best.min(before[j - 1] + 1) } else { best });
         }
+        before = std::mem::replace(&mut last, row);
     }
-    row[b.len()]
+    last[b.len()]
 }
 
 #[cfg(test)]
@@ -103,6 +106,9 @@ mod tests {
     fn nearest_is_near_or_nothing() {
         assert_eq!(nearest("dockerfil", ["dockerfile", "context"]), Some("dockerfile"));
         assert_eq!(nearest("xyz", ["dockerfile", "context"]), None);
+        assert_eq!(nearest("Imgae", ["Test", "Image"]), Some("Image"));
+        assert_eq!(nearest("hots", ["host"]), Some("host"));
+        assert_eq!(nearest("", ["", "a"]), Some(""));
     }
 
     #[test]

@@ -32,10 +32,16 @@ pub enum Reason {
     LastRunFailed { run: String },
     /// A freshness policy renewed its stamp.
     PolicyRenewed { policy: String, stamp: String },
+    /// The config of a base, which may hold ENV and ONBUILD, is not recorded here.
+    ConfigNotHere { reference: String },
+    /// Something stands in for a base in this run.
+    StandsIn { reference: String, by: String },
     /// The user asked for it.
     Forced { reason: Option<String> },
     /// Its result is needed by something that runs and can be had nowhere.
     NeededNowhere { needed_by: String },
+    /// `--verify` did not find it where the record says.
+    NotThere { what: String },
     /// The name points elsewhere, or nowhere, as far as the record knows.
     NameMoves { name: String, old: Option<String>, new: String },
     /// igraph computes keys in another way now.
@@ -79,9 +85,12 @@ impl fmt::Display for Reason {
             }
             Self::LastRunFailed { run } => write!(f, "failed in run {run}"),
             Self::PolicyRenewed { policy, stamp } => write!(f, "{policy} renewed at {stamp}"),
+            Self::ConfigNotHere { reference } => write!(f, "config of {reference} not here"),
+            Self::StandsIn { reference, by } => write!(f, "{by} stands in for {reference}"),
             Self::Forced { reason: None } => f.write_str("forced"),
             Self::Forced { reason: Some(reason) } => write!(f, "forced: {reason}"),
             Self::NeededNowhere { needed_by } => write!(f, "needed by {needed_by} and nowhere to be had"),
+            Self::NotThere { what } => write!(f, "{what} is not where it was put"),
             Self::NameMoves { name, old, new } => write!(f, "{name}: {} → {}", Shown(old), short(new)),
             Self::KeySchema { old, new } => write!(f, "key schema {old} → {new}"),
             Self::EngineChanged { old, new } => write!(f, "engine {old} → {new}"),

@@ -81,6 +81,12 @@ pub struct Environment {
     pub dumb: bool,
     /// `COLUMNS`.
     pub columns: Option<usize>,
+    /// `PATH`.
+    pub path: Option<OsString>,
+    /// igraph's own tests run against an engine that only pretends.
+    pub fake_engine: bool,
+    /// Where that engine writes its calls.
+    pub fake_log: Option<PathBuf>,
     /// What the streams are.
     pub terminals: Terminals,
 }
@@ -113,8 +119,25 @@ impl Environment {
             ci: text(CI).is_some_and(|value| !matches!(value.as_str(), "0" | "false")),
             dumb: text(TERM).is_none_or(|value| value == "dumb"),
             columns: text(COLUMNS).and_then(|value| value.parse().ok()).filter(|columns| *columns > 0),
+            path: lookup("PATH"),
+            fake_engine: text("IGRAPH_TEST_ENGINE").is_some_and(|value| value == "fake"),
+            fake_log: path("IGRAPH_FAKE_LOG"),
             terminals: Terminals::default(),
         }
+    }
+
+    /// What choosing a Docker daemon looks at.
+    pub fn docker_variables(&self) -> BTreeMap<String, String> {
+        let cert_path = self.docker_cert_path.as_ref().map(|path| path.to_string_lossy().into_owned());
+        let verify = self.docker_tls_verify.then(|| "1".to_owned());
+        let all = [(DOCKER_HOST, self.docker_host.clone()), (DOCKER_CONTEXT, self.docker_context.clone()), (DOCKER_CERT_PATH, cert_path), (DOCKER_TLS_VERIFY, verify)];
+        all.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+    }
+
+    /// Proxies for registries.
+    pub fn registry_proxies(&self) -> crate::registry::Proxies {
+        let of = |name: &str| self.proxies.get(name).cloned();
+        crate::registry::Proxies { http: of("HTTP_PROXY"), https: of("HTTPS_PROXY"), no_proxy: of("NO_PROXY") }
     }
 
     /// Whether people get colour on a stream that is, or is not, a terminal.
@@ -148,9 +171,9 @@ impl Environment {
     }
 }
 
-/// The value of a variable that a build file names as a secret's source; read when it is used, kept nowhere.
-pub fn secret(name: &str) -> Option<OsString> {
-    std::env::var_os(name)
+/// The value of a variable that a build file names as a source of secrets or agents; read when it is used, kept nowhere.
+pub fn secret(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 fn proxies(text: impl Fn(&'static str) -> Option<String>) -> BTreeMap<String, String> {

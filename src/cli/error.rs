@@ -5,6 +5,9 @@ use std::path::PathBuf;
 
 use super::exit::Exit;
 use crate::failure::{Failure, FailureClass};
+use crate::pattern::PatternError;
+use crate::problem::Problem;
+use crate::record::RecordError;
 use crate::label::LabelError;
 
 /// Why a command ended early.
@@ -62,12 +65,18 @@ pub enum Error {
     /// Engine, registry or disk.
     #[error(transparent)]
     Failure(#[from] Failure),
-    /// The command is not connected.
-    #[error("the command `{command}` is not connected")]
-    NotConnected {
-        /// Which.
-        command: &'static str,
-    },
+    /// Build files, Dockerfiles, labels or the lock are wrong.
+    #[error("{}", problems_in_short(.0))]
+    Problems(Vec<Problem>),
+    /// An argument is no pattern.
+    #[error(transparent)]
+    Pattern(PatternError),
+    /// The records.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// Registries refuse to be written to.
+    #[error("{} repositories can't be written", .0.len())]
+    Credentials(Vec<Failure>),
 }
 
 impl Error {
@@ -81,7 +90,9 @@ impl Error {
                 FailureClass::Step => Exit::ImageFailed,
                 FailureClass::Infra | FailureClass::Stopped => Exit::Infra,
             },
-            Self::NotConnected { .. } => Exit::Bug,
+            Self::Problems(_) | Self::Pattern(_) => Exit::Usage,
+            Self::Record(_) => Exit::Infra,
+            Self::Credentials(_) => Exit::NameFailed,
         }
     }
 
@@ -93,12 +104,15 @@ impl Error {
             Self::Topic { nearest: None, .. } => Some("`igraph help` lists the topics and commands".to_owned()),
             Self::Usage { hint, .. } => hint.clone(),
             Self::Failure(failure) => failure.hint.clone(),
+            Self::Pattern(error) => error.hint(),
+            Self::Record(error) => error.hint(),
             Self::ClosedPipe
             | Self::Stdout(_)
             | Self::Write { .. }
             | Self::Read { .. }
             | Self::Directory { .. }
-            | Self::NotConnected { .. } => None,
+            | Self::Problems(_)
+            | Self::Credentials(_) => None,
         }
     }
 
@@ -106,4 +120,8 @@ impl Error {
     pub fn stdout(source: io::Error) -> Self {
         if source.kind() == io::ErrorKind::BrokenPipe { Self::ClosedPipe } else { Self::Stdout(source) }
     }
+}
+
+fn problems_in_short(problems: &[Problem]) -> String {
+    problems.iter().map(|problem| problem.message.as_str()).collect::<Vec<_>>().join("; ")
 }

@@ -6,11 +6,16 @@ pub mod commands;
 pub mod environment;
 mod error;
 mod exit;
+mod outcome;
+mod plan_view;
 mod printer;
 mod program;
-pub mod reporting;
+mod reporting;
+mod signals;
 pub mod topics;
 pub mod values;
+mod witness;
+mod workbench;
 
 pub use args::Args;
 pub use environment::Environment;

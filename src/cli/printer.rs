@@ -119,6 +119,16 @@ impl Printer {
 
     /// Tells people of an error and what to do about it.
     pub fn error(&self, error: &Error) {
+        match error {
+            Error::Problems(problems) => return self.say(crate::report::diagnostics::render_problems(problems, self.color).trim_end()),
+            Error::Credentials(failures) => {
+                for failure in failures {
+                    self.error(&Error::Failure(failure.clone()));
+                }
+                return;
+            }
+            _ => {}
+        }
         let hint = error.hint();
         self.message(Tone::Error, &error);
         if let Some(hint) = hint {

@@ -1,12 +1,15 @@
 //! The program: arguments in, exit code out, and the one place where commands are dispatched. Knows every command by
 //! name, none from inside.
 
-use super::args::{Args, Command, Global};
+use super::args::{Args, Command, Global, State};
 use super::commands;
 use super::environment::Environment;
 use super::error::Error;
 use super::exit::Exit;
 use super::printer::Printer;
+use super::signals::Signals;
+use crate::cancel::Cancel;
+use crate::graph::Depth;
 
 /// What every command is given.
 pub struct Context<'a> {
@@ -16,6 +19,10 @@ pub struct Context<'a> {
     pub environment: &'a Environment,
     /// The way out.
     pub printer: &'a Printer,
+    /// Cancelled by the first signal.
+    pub cancel: &'a Cancel,
+    /// What came in.
+    pub signals: &'a Signals,
 }
 
 /// Runs the program: the process's arguments, environment and streams.
@@ -48,7 +55,9 @@ fn carry_out(args: Args, environment: &Environment, printer: &Printer) -> Result
         let path = || directory.clone();
         environment.current_dir = Some(moved.map_err(|source| Error::Directory { path: path(), source })?);
     }
-    dispatch(&args.command, &Context { global: &args.global, environment: &environment, printer })
+    let cancel = Cancel::new();
+    let signals = if works(&args.command) { Signals::listen(&cancel) } else { Signals::default() };
+    dispatch(&args.command, &Context { global: &args.global, environment: &environment, printer, cancel: &cancel, signals: &signals })
 }
 
 /// Help and version are data; anything else that clap has to say is for people.
@@ -70,24 +79,29 @@ fn show_usage(error: &clap::Error, environment: &Environment, printer: &Printer)
     Ok(Exit::Done)
 }
 
+/// Whether a command does work that an interrupt should end in good order; others just end.
+fn works(command: &Command) -> bool {
+    matches!(command, Command::Build(_) | Command::Test(_) | Command::Tag(_) | Command::Push(_) | Command::Update(_) | Command::Outdated(_))
+}
+
 fn dispatch(command: &Command, context: &Context<'_>) -> Result<Exit, Error> {
-    let not_connected = |command| Err(Error::NotConnected { command });
     match command {
-        Command::Build(_) => not_connected("build"),
-        Command::Test(_) => not_connected("test"),
-        Command::Tag(_) => not_connected("tag"),
-        Command::Push(_) => not_connected("push"),
-        Command::Targets(_) => not_connected("targets"),
-        Command::Why(_) => not_connected("why"),
-        Command::Log(_) => not_connected("log"),
-        Command::Outdated(_) => not_connected("outdated"),
-        Command::Update(_) => not_connected("update"),
-        Command::Check(_) => not_connected("check"),
-        Command::State(_) => not_connected("state"),
-        Command::Root => not_connected("root"),
-        Command::Clean(_) => not_connected("clean"),
-        Command::Gc(_) => not_connected("gc"),
-        Command::Doctor(_) => not_connected("doctor"),
+        Command::Build(args) => commands::verb::run("build", Depth::Build, args, context),
+        Command::Test(args) => commands::verb::run("test", Depth::Test, args, context),
+        Command::Tag(args) => commands::verb::run("tag", Depth::Tag, args, context),
+        Command::Push(args) => commands::verb::run("push", Depth::Push, args, context),
+        Command::Targets(args) => commands::targets::run(args, context),
+        Command::Why(args) => commands::why::run(args, context),
+        Command::Log(args) => commands::log::run(args, context),
+        Command::Outdated(args) => commands::bases::outdated(args, context),
+        Command::Update(args) => commands::bases::update(args, context),
+        Command::Check(args) => commands::check::run(args, context),
+        Command::State(State::Save { file }) => commands::state::save(file, context),
+        Command::State(State::Load { file, no_wait }) => commands::state::load(file, *no_wait, context),
+        Command::Root => commands::state::root(context),
+        Command::Clean(args) => commands::state::clean(args, context),
+        Command::Gc(args) => commands::state::gc(args, context),
+        Command::Doctor(args) => commands::doctor::run(args, context),
         Command::Completions { shell } => commands::completions::run(*shell, context),
         Command::Help { topic } => commands::help::run(topic, context),
     }

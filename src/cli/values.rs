@@ -123,6 +123,8 @@ impl fmt::Display for RegistryTarget {
 pub enum EngineChoice {
     /// Docker Engine, at this address where one is given.
     Docker(Option<String>),
+    /// The engine of igraph's own tests; there is none unless the environment says so.
+    Fake,
 }
 
 impl FromStr for EngineChoice {
@@ -131,6 +133,7 @@ impl FromStr for EngineChoice {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.split_once('=') {
             None if text == "docker" => Ok(Self::Docker(None)),
+            None if text == "fake" => Ok(Self::Fake),
             Some(("docker", url)) => {
                 let known =
                     ["unix://", "tcp://", "http://", "https://"].iter().any(|scheme| url.len() > scheme.len() && url.starts_with(scheme));

@@ -1,31 +1,40 @@
 //! The Dockerfile language: parse, expand, stages, context inputs, `.dockerignore`. Knows no graph, key or engine.
+//!
+//! [`parse`] makes a [`Dockerfile`] with spans; [`Dockerfile::resolve`] decides for one target, one set of arguments and one
+//! platform what is needed; [`list_context`] lists what of the context can be read; [`Resolved::generate`] writes the text for a daemon.
 
-use crate::stamp::Stamp;
+mod check;
+mod context;
+mod expand;
+mod features;
+mod flags;
+mod generate;
+mod glob;
+mod heredoc;
+mod ignore;
+mod instruction;
+mod lines;
+mod listing;
+mod mount;
+mod parse;
+mod raw;
+mod resolve;
+mod resolved;
+mod text;
+mod typed;
+mod words;
 
-/// A parsed Dockerfile.
-pub struct Dockerfile {}
+#[cfg(test)]
+mod tests;
 
-/// A Dockerfile resolved for one target, one set of arguments, one platform.
-pub struct Resolved {}
-
-/// What a context entry is, normalised: the exec bit is all of its mode that counts.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum EntryKind {
-    /// A regular file.
-    File { executable: bool },
-    /// A folder.
-    Folder,
-    /// A symbolic link and its text.
-    Link { target: String },
-}
-
-/// A path of the context that an instruction can read.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ContextEntry {
-    /// Relative to the context root, `/`-separated, no `.` or `..`.
-    pub path: String,
-    /// What it is.
-    pub kind: EntryKind,
-    /// The stat it was listed with; no part of any key.
-    pub stamp: Stamp,
-}
+pub use context::{ContextEntry, ContextInput, ContextSource, ContextUse, EntryKind};
+pub use ignore::Ignore;
+pub use instruction::{
+    AddFlags, ArgDeclaration, Command, CommandLine, Directives, Dockerfile, FileSource, Healthcheck, HealthcheckTest, Heredoc, ImageFrom,
+    Instruction, Mount, MountFlag, MountKind, OnBuild, Pair, Run, Span, Spanned, Stage, Transfer,
+};
+pub use listing::{Listing, list_context};
+pub use parse::{SUBJECT, parse, parse_test};
+pub use resolved::{
+    Configs, Environment, Feature, FromTarget, ImageUse, NoConfigs, Request, Resolved, ResolvedStage, Secret, Ssh, Step, UseKind,
+};

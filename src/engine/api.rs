@@ -6,9 +6,11 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use crate::access::{Network, SecretSource};
 use crate::cancel::Cancel;
 use crate::digest::{Digest, ImageId, Key};
-use crate::dockerfile::{ContextEntry, Dockerfile, Resolved};
+pub use crate::dockerfile::ContextInput;
+use crate::dockerfile::{Dockerfile, Resolved};
 use crate::event::Stream;
 use crate::failure::Failure;
 use crate::image::{EngineImage, ImageConfig, ImageSource};
@@ -40,27 +42,6 @@ pub struct Attempt<'a> {
     pub output: &'a dyn Output,
     /// After this long the call is stopped and fails as a step: `timed out after 5m`.
     pub timeout: Option<Duration>,
-}
-
-/// A secret or ssh agent that a build may mount; its value is read when used and kept out of keys and logs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SecretSource {
-    /// The value of an environment variable.
-    Env(String),
-    /// The bytes of a file.
-    File(PathBuf),
-}
-
-/// The network of RUN steps and of a test's commands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Network {
-    /// What the engine does by itself.
-    #[default]
-    Default,
-    /// The host's.
-    Host,
-    /// None.
-    None,
 }
 
 /// An image to build. Everything outside is already resolved: the engine asks no registry.
@@ -97,16 +78,6 @@ pub struct BuildRequest<'a> {
     pub proxies: &'a BTreeMap<String, String>,
     /// Leave no content tag behind: a test's throwaway image.
     pub throwaway: bool,
-}
-
-/// A context entry with what the key saw of it. An engine that reads other bytes than these fails with infra
-/// (`PATH changed while it was read`), never builds on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ContextInput {
-    /// What and where.
-    pub entry: ContextEntry,
-    /// BLAKE3 of a file's content; `None` for folders and links.
-    pub content: Option<[u8; 32]>,
 }
 
 /// Commands to run on an image in one throwaway root, in order; the first that fails ends it.

@@ -1,1 +1,17 @@
-//! Placeholder facade.
+//! Execution: queue, slots, attempts, retry, cancel. Knows no console and no argument; decides with the plan's own code.
+
+mod attempts;
+mod bases;
+mod builds;
+mod materials;
+mod names;
+pub mod queue;
+pub mod retry;
+mod run;
+mod spool;
+pub mod tested;
+mod tests_of;
+mod world;
+
+pub use run::{RunEnd, run};
+pub use world::{EngineFactory, Held, LazyEngine, Options, World};

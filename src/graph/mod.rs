@@ -1,1 +1,7 @@
-//! Placeholder facade.
+//! The graph: nodes and edges from BUILD.ron and the Dockerfiles themselves. Knows no key and no record.
+
+mod build;
+mod node;
+
+pub use build::{Depth, Graph, GraphOptions, KnownConfigs, SUBJECT, StandIns};
+pub use node::*;

@@ -1,1 +1,13 @@
-//! Placeholder facade.
+//! Keys: what counts of a node, as named components. Knows no record; key and explanation come from one traversal.
+
+mod files;
+mod inputs;
+mod node;
+mod reasons;
+
+pub use files::FileDigests;
+pub use inputs::{Inputs, Watched};
+pub use node::{
+    KeyError, Keys, Own, dependency, image_arguments, names_components, test_arguments, test_commands, test_environment, watched_of,
+};
+pub use reasons::reasons;

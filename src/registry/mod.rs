@@ -1,1 +1,49 @@
-//! Placeholder facade.
+//! Registries: pull, push, resolve, names; and what packs and reads layers on the way. Knows no graph, no record
+//! and no policy: one call is one attempt, and `execute` decides whether another follows.
+//!
+//! The client is igraph's own and not `oci-client`, because that one hides `Retry-After` and the rate-limit headers,
+//! asks for a token on the target only when a blob is mounted (Hub and others want `pull` on the source too), makes an
+//! error of a refused mount (202, the upload is open), and panics when a registry answers a push by digest without
+//! `Location`. All of it is what this room is for (distribution-spec v1.1, "Endpoints").
+//!
+//! | file | does |
+//! |---|---|
+//! | `config` | hosts, proxies, observers: what a client is made from |
+//! | `credentials` | accounts from the Docker config and its helpers |
+//! | `auth` | challenges, tokens, breakers |
+//! | `fault` | what an answer or a broken connection means as a `Failure` |
+//! | `transport` | one request: connections, redirects, tokens, counting |
+//! | `client` | the blocking face and its runtime |
+//! | `pull` | manifests, resolving, images to read |
+//! | `download`, `upload` | blobs, each way, resumed when the stream breaks |
+//! | `publish` | an image into a repository; `names` moves names |
+//! | `manifest` | manifests and indexes as data; the one igraph writes |
+//! | `gzip` | the layer compressor |
+//! | `sources` | OCI layouts and rootfs tars as images |
+
+mod auth;
+mod client;
+mod config;
+mod credentials;
+mod download;
+mod fault;
+mod gzip;
+mod manifest;
+mod names;
+mod publish;
+mod pull;
+mod sources;
+mod transport;
+mod upload;
+
+pub use client::Client;
+pub use config::{ClientConfig, HostConfig, Observer, Proxies, RequestSeen};
+pub use credentials::{Credential, Credentials, DockerConfigCredentials, NoCredentials};
+pub use fault::failure_of;
+pub use gzip::{GZIP_MEMBER, Packed, pack};
+pub use manifest::{Descriptor, MEDIA_TYPE_MANIFEST, image_manifest};
+pub use names::{NameOutcome, move_name, verify_published};
+pub use publish::{KnownBlob, LayerProvider, PackedLayer, Uploaded, upload_image};
+pub use pull::{Manifest, RemoteImage, ResolvedBase};
+pub use sources::{OciLayout, RootfsTar};
+pub use upload::{BlobFrom, MountOutcome, OpenedUpload, Progress, no_progress};

@@ -1,9 +1,11 @@
-//! Reports: pure folds over the event stream. They know events and the vocabulary, never execution or an engine.
+//! Reports: pure folds over the event stream, and problems rendered for people. They know events and the vocabulary, never
+//! execution or an engine.
 
 mod board;
 mod build_report;
 mod console;
 mod data;
+pub mod diagnostics;
 mod fold;
 mod history;
 mod junit;

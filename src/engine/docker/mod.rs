@@ -1,1 +1,18 @@
-//! Placeholder.
+//! Docker Engine, through its API: builds with BuildKit or the classic builder, runs tests as containers, keeps images by content tags.
+
+mod build;
+mod containers;
+mod context;
+mod endpoint;
+mod engine;
+mod export;
+mod images;
+mod progress;
+mod refuse;
+mod session;
+mod steps;
+mod transport;
+
+pub use endpoint::{Address, DEFAULT_SOCKET, Endpoint, EndpointError, EndpointInputs, TlsFiles, choose_endpoint};
+pub use engine::{Builder, DockerEngine, DockerOptions};
+pub use session::Environment;

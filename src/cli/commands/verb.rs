@@ -1,0 +1,310 @@
+//! `build`, `test`, `tag` and `push`: select, plan, run, report.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::cli::args::{ConsoleChoice, Verb};
+use crate::cli::environment;
+use crate::cli::error::Error;
+use crate::cli::exit::Exit;
+use crate::cli::outcome;
+use crate::cli::program::Context;
+use crate::cli::reporting::Reporting;
+use crate::cli::witness::Witness;
+use crate::cli::workbench::Workbench;
+use crate::clock::Clock;
+use crate::event::{Event, NodeKind, Sink};
+use crate::execute::{self, LazyEngine, Options, World};
+use crate::graph::{Body, Depth, Graph, GraphOptions, NodeIndex};
+use crate::keys::{FileDigests, Keys};
+use crate::plan::{Decision, Planner, PlannerOptions, Records};
+use crate::record::{Recorder, State};
+use crate::registry::Client;
+
+/// Runs one of the verbs.
+pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>) -> Result<Exit, Error> {
+    let witness = Witness::of(verb, args, context);
+    if let Some(line) = witness.as_ref().and_then(Witness::holds) {
+        return nothing_to_do(&line, context);
+    }
+    let bench = Workbench::load(context)?;
+    let selection = bench.select(&args.selection.patterns, &args.exclude)?;
+    if selection.labels.is_empty() && selection.steps.is_empty() {
+        return Ok(Exit::Done);
+    }
+    let dry = args.plan.dry_run || args.plan.check;
+    let clock = crate::cli::clock::system();
+    // who only looks waits for nobody
+    let writer = if dry { None } else { Some(bench.writer(args.running.no_wait, clock.as_ref())?) };
+    let state = if dry { bench.state_read_only()? } else { bench.state()? };
+    let lock = bench.lock()?;
+    let digests = bench.digests();
+    let records = Records::read(&state, &lock)?;
+    let stand_ins = bench.stand_ins(&args.world);
+    let destination = bench.destination(args.registry.as_ref())?;
+    let options = GraphOptions { depth, stand_ins: &stand_ins, destination: &destination, platform: &bench.platform };
+    let graph = Graph::build(&bench.catalogue, &selection, &options, &records).map_err(Error::Problems)?;
+    if verb == "test" && !has_tests(&graph) {
+        context.printer.warn("no test applies to what the patterns match");
+        return Ok(Exit::NoTests);
+    }
+    let keys = Keys {
+        root: bench.root(),
+        digests: &digests,
+        engine: bench.engine_identity(&args.world),
+        epoch: bench.catalogue.workspace.epoch,
+        build_platform: &bench.platform,
+    };
+    let forced = if args.plan.force { forced(&graph, depth) } else { BTreeSet::new() };
+    let planning = PlannerOptions { forced, reason: args.plan.reason.clone(), no_cache: args.running.no_cache };
+    let planner = Planner::new(&graph, keys, &records, planning);
+    let plan = planner.plan();
+    let broken: Vec<_> = plan.iter().filter_map(|(_, decision)| if let Decision::Broken(problems) = decision { Some(problems.clone()) } else { None }).flatten().collect();
+    if !broken.is_empty() {
+        return Err(Error::Problems(broken));
+    }
+    if dry {
+        let stale = crate::cli::plan_view::show(&planner, &plan, args, context)?;
+        return Ok(if args.plan.check && stale { Exit::ImageFailed } else { Exit::Done });
+    }
+    let summary = Summary::of(&graph, &plan);
+    if summary.nothing && !args.plan.verify {
+        digests.save().map_err(|source| Error::Write { path: bench.folder.file_digests(), source })?;
+        let line = summary.line();
+        // closing the records may write, and only what is settled is kept
+        let kept = witness.map(|witness| (witness, planner, plan));
+        drop(writer);
+        if let Some((witness, planner, plan)) = kept {
+            witness.keep(&line, &bench, &planner, &plan);
+        }
+        return nothing_to_do(&line, context);
+    }
+    let session = Session { bench: &bench, args, verb, depth, state: &state, digests: &digests, planner: &planner, plan: &plan, clock };
+    let exit = session.run(&summary, &lock)?;
+    drop(writer);
+    Ok(exit)
+}
+
+fn nothing_to_do(line: &str, context: &Context<'_>) -> Result<Exit, Error> {
+    if !context.global.quiet {
+        context.printer.say(line);
+    }
+    Ok(Exit::Done)
+}
+
+fn has_tests(graph: &Graph<'_>) -> bool {
+    graph.order().iter().any(|index| {
+        let node = graph.node(*index);
+        matches!(node.body, Body::Test(_)) && node.owner.entry().is_some_and(|label| graph.is_selected(label))
+    })
+}
+
+/// The nodes that `--force` means: the topmost steps of what was matched, not what is below them.
+fn forced(graph: &Graph<'_>, depth: Depth) -> BTreeSet<NodeIndex> {
+    graph
+        .order()
+        .iter()
+        .copied()
+        .filter(|index| {
+            let node = graph.node(*index);
+            let matched = node.owner.entry().is_some_and(|label| graph.is_selected(label));
+            matched
+                && match &node.body {
+                    Body::Image(_) => depth == Depth::Build,
+                    Body::Test(_) => depth == Depth::Test,
+                    Body::Tags(_) => depth == Depth::Tag,
+                    Body::Pushes(_) => depth == Depth::Push,
+                    Body::Base(_) | Body::Gate(_) => false,
+                }
+        })
+        .collect()
+}
+
+/// What a plan comes to.
+pub struct Summary {
+    /// Every step is fresh.
+    pub nothing: bool,
+    /// All steps.
+    pub scope: crate::event::Counts,
+    /// Those that surely run.
+    pub stale: crate::event::Counts,
+    /// Those that may.
+    pub maybe: crate::event::Counts,
+}
+
+impl Summary {
+    /// Of a plan.
+    pub fn of(graph: &Graph<'_>, plan: &[(NodeIndex, Decision)]) -> Self {
+        let mut summary = Self { nothing: true, scope: Default::default(), stale: Default::default(), maybe: Default::default() };
+        for (index, decision) in plan {
+            for (_, kind) in graph.node(*index).steps() {
+                *summary.scope.of(kind) += 1;
+                match decision {
+                    Decision::Fresh(_) => {}
+                    Decision::Run { .. } | Decision::Blocked(_) | Decision::Broken(_) => *summary.stale.of(kind) += 1,
+                    Decision::Maybe(_) => *summary.maybe.of(kind) += 1,
+                }
+                summary.nothing &= matches!(decision, Decision::Fresh(_));
+            }
+        }
+        summary
+    }
+
+    /// What is said when there is nothing to do.
+    pub fn line(&self) -> String {
+        let plural = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
+        let mut parts = vec![plural(self.scope.images, "image")];
+        if self.scope.tests > 0 {
+            parts.push(plural(self.scope.tests, "test"));
+        }
+        let names = self.scope.tags.max(self.scope.pushes);
+        if names > 0 {
+            parts.push(plural(names, "name"));
+        }
+        format!("igraph: nothing to do ({} fresh)", parts.join(", "))
+    }
+}
+
+struct Session<'a> {
+    bench: &'a Workbench<'a>,
+    args: &'a Verb,
+    verb: &'static str,
+    depth: Depth,
+    state: &'a State,
+    digests: &'a FileDigests,
+    planner: &'a Planner<'a>,
+    plan: &'a [(NodeIndex, Decision)],
+    clock: Arc<dyn Clock>,
+}
+
+impl Session<'_> {
+    fn run(&self, summary: &Summary, lock: &crate::lock::LockFile) -> Result<Exit, Error> {
+        let context = self.bench.context;
+        let client = self.bench.client(self.clock.clone(), None)?;
+        let world_args = &self.args.world;
+        let started = self.clock.now();
+        let run = self.state.begin_run(started, self.verb)?;
+        let engine = LazyEngine::new(Box::new(|| self.bench.engine(world_args, &run)));
+        self.refuse(&engine)?;
+        if self.depth == Depth::Push {
+            self.prove_credentials(&client)?;
+        }
+        let recorder = Arc::new(Recorder::begin(self.state.folder(), &run)?);
+        let reporting = Reporting::begin(&self.args.output, context, self.clock.clone(), recorder.clone())?;
+        let begin = self.clock.monotonic();
+        reporting.emit(&Event::RunStarted {
+            run: run.clone(),
+            at: started,
+            igraph: env!("CARGO_PKG_VERSION").to_owned(),
+            verb: self.verb.to_owned(),
+            patterns: self.args.selection.patterns.clone(),
+            engine: self.planner.keys.engine.clone(),
+            scope: summary.scope,
+            stale: summary.stale,
+            maybe: summary.maybe,
+            reason: self.args.plan.reason.clone(),
+        });
+        let proxies = context.environment.proxies.clone();
+        let lookup = environment::secret;
+        let durations = self.state.durations()?;
+        let jobs = self.args.running.jobs.map(std::num::NonZeroUsize::get).or(self.bench.catalogue.workspace.jobs);
+        let world = World {
+            root: self.bench.root(),
+            catalogue: &self.bench.catalogue,
+            graph: self.planner.graph,
+            planner: self.planner,
+            state: self.state,
+            lock,
+            engine: &engine,
+            registry: &client,
+            clock: self.clock.as_ref(),
+            sink: &reporting,
+            run: &run,
+            durations: &durations,
+            cancel: context.cancel,
+            environment: &lookup,
+            proxies: &proxies,
+            options: Options {
+                jobs: jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(2, std::num::NonZeroUsize::get)),
+                fail_fast: self.args.running.fail_fast,
+                retries: self.args.running.retries,
+                timeout: self.args.running.timeout,
+                verify: self.args.plan.verify,
+                locked: self.args.plan.locked,
+            },
+            held: execute::Held::new(self.clock.now()),
+        };
+        let end = execute::run(&world);
+        self.digests.save().map_err(|source| Error::Write { path: self.bench.folder.file_digests(), source })?;
+        let exit = match context.signals.first() {
+            Some(number) => Exit::Signal(number),
+            None => outcome::exit_of(&end),
+        };
+        let stopped_by = context.signals.first().map(|number| format!("signal {number}"));
+        let duration_ms = u64::try_from(self.clock.monotonic().saturating_sub(begin).as_millis()).unwrap_or(u64::MAX);
+        reporting.emit(&Event::RunFinished { at: self.clock.now(), duration_ms, exit_code: exit.code(), stopped_by });
+        let told = reporting.finish(context.printer);
+        recorder.finish()?;
+        told?;
+        Ok(exit)
+    }
+
+    /// What the engine can't build is refused before anything runs.
+    fn refuse(&self, engine: &LazyEngine<'_>) -> Result<(), Error> {
+        let mut problems = Vec::new();
+        for (index, decision) in self.plan {
+            if !matches!(decision, Decision::Run { .. } | Decision::Maybe(_)) {
+                continue;
+            }
+            let parsed = match &self.planner.graph.node(*index).body {
+                Body::Image(image) => &image.dockerfile.parsed,
+                Body::Test(test) => match &test.dockerfile {
+                    Some(read) => &read.parsed,
+                    None => continue,
+                },
+                _ => continue,
+            };
+            if let Some(resolved) = self.planner.own(*index).and_then(|own| own.resolved.clone()) {
+                let secrets = !resolved.secrets.is_empty() || !resolved.ssh.is_empty();
+                problems.extend(engine.engine().map_err(Error::Failure)?.refusals(parsed, &resolved, secrets));
+            }
+        }
+        if problems.is_empty() { Ok(()) } else { Err(Error::Problems(problems)) }
+    }
+
+    /// Opens and cancels an upload in every repository that may be written: a missing password shows now, not in an hour.
+    fn prove_credentials(&self, client: &Client) -> Result<(), Error> {
+        let mut repositories = std::collections::BTreeMap::new();
+        for (index, decision) in self.plan {
+            if let (Body::Pushes(names), Decision::Run { .. } | Decision::Maybe(_)) = (&self.planner.graph.node(*index).body, decision) {
+                for name in &names.names {
+                    repositories.entry(name.reference.name()).or_insert_with(|| name.reference.clone());
+                }
+            }
+        }
+        let cancel = self.bench.context.cancel;
+        let references: Vec<_> = repositories.values().collect();
+        let failures: Vec<_> = std::thread::scope(|scope| {
+            let chunks = references.chunks(references.len().div_ceil(8).max(1));
+            let threads: Vec<_> = chunks
+                .map(|chunk| scope.spawn(move || chunk.iter().filter_map(|repository| client.prove_push(repository, cancel).err()).collect::<Vec<_>>()))
+                .collect();
+            threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect()
+        });
+        let refused: Vec<_> = failures.into_iter().filter(|failure| failure.group.is_some()).collect();
+        if refused.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Credentials(refused))
+    }
+}
+
+/// The kind whose outcome a verb is about.
+pub fn kind_of(depth: Depth) -> NodeKind {
+    match depth {
+        Depth::Build => NodeKind::Image,
+        Depth::Test => NodeKind::Test,
+        Depth::Tag => NodeKind::Tag,
+        Depth::Push => NodeKind::Push,
+    }
+}

@@ -1,0 +1,96 @@
+//! What `--dry-run` shows: each step that would run, or may, with its reasons; as text or JSON.
+
+use serde::Serialize;
+
+use super::args::Verb;
+use super::error::Error;
+use super::program::Context;
+use crate::event::NodeKind;
+use crate::graph::NodeIndex;
+use crate::label::NodeLabel;
+use crate::plan::{Decision, Planner};
+use crate::reason::Reason;
+
+/// One step of a plan.
+#[derive(Debug, Serialize)]
+pub struct PlannedStep {
+    pub label: NodeLabel,
+    pub kind: NodeKind,
+    /// `fresh`, `run`, `maybe` or `blocked`.
+    pub decision: &'static str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<Reason>,
+    /// What a `maybe` waits for, or why it is blocked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    schema: &'static str,
+    version: u32,
+    steps: &'a [PlannedStep],
+}
+
+/// All steps of a plan, in its order.
+pub fn steps(planner: &Planner<'_>, plan: &[(NodeIndex, Decision)]) -> Vec<PlannedStep> {
+    let mut steps = Vec::new();
+    for (index, decision) in plan {
+        for (label, kind) in planner.graph.node(*index).steps() {
+            let (word, reasons, detail) = match decision {
+                Decision::Fresh(_) => ("fresh", Vec::new(), None),
+                Decision::Run { reasons, .. } => ("run", of_step(reasons, kind, &label), None),
+                Decision::Maybe(waits) => ("maybe", Vec::new(), Some(waits.clone())),
+                Decision::Blocked(reason) => ("blocked", Vec::new(), Some(reason.clone())),
+                Decision::Broken(problems) => ("blocked", Vec::new(), problems.first().map(|problem| problem.message.clone())),
+            };
+            steps.push(PlannedStep { label, kind, decision: word, reasons, detail });
+        }
+    }
+    steps
+}
+
+/// Names of one image are one node; each step shows only what is said of its own name.
+fn of_step(reasons: &[Reason], kind: NodeKind, label: &NodeLabel) -> Vec<Reason> {
+    let (NodeKind::Tag | NodeKind::Push, NodeLabel::Tag(_, written) | NodeLabel::Push(_, written)) = (kind, label) else {
+        return reasons.to_vec();
+    };
+    let own = |reason: &&Reason| match reason {
+        Reason::NameMoves { name, .. } => name.ends_with(&**written),
+        _ => true,
+    };
+    reasons.iter().filter(own).cloned().collect()
+}
+
+/// Shows a plan; returns whether anything would run.
+pub fn show(planner: &Planner<'_>, plan: &[(NodeIndex, Decision)], args: &Verb, context: &Context<'_>) -> Result<bool, Error> {
+    let steps = steps(planner, plan);
+    let stale = steps.iter().any(|step| step.decision != "fresh");
+    if args.output.json {
+        let document = Document { schema: "igraph.plan", version: 1, steps: &steps };
+        context.printer.document(|out| {
+            serde_json::to_writer_pretty(&mut *out, &document)?;
+            writeln!(out)
+        })?;
+        return Ok(stale);
+    }
+    let width = steps.iter().filter(|step| step.decision != "fresh").map(|step| step.label.to_string().len()).max().unwrap_or(0).min(60);
+    for step in steps.iter().filter(|step| step.decision != "fresh" || context.global.verbose) {
+        let notes: Vec<String> = step.reasons.iter().map(ToString::to_string).collect();
+        let note = match &step.detail {
+            Some(detail) if step.decision == "maybe" => format!("when {detail} is settled"),
+            Some(detail) => detail.clone(),
+            None => notes.join("; "),
+        };
+        context.printer.line(format_args!("{:>7} {:width$}  {note}", step.decision, step.label.to_string()).to_string().trim_end())?;
+    }
+    let count = |word| steps.iter().filter(|step| step.decision == word).count();
+    context.printer.say(format_args!(
+        "igraph: {} to run, {} may run, {} blocked, {} fresh",
+        count("run"),
+        count("maybe"),
+        count("blocked"),
+        count("fresh")
+    ));
+    Ok(stale)
+}

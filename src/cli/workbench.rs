@@ -1,0 +1,273 @@
+//! What most commands start from: the workspace, what of it was selected, the records, the lock, and how registries and engines are
+//! reached. Opens as little as the command needs.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::args;
+use super::environment::Environment;
+use super::error::Error;
+use super::program::Context;
+use super::values::{EngineChoice, StandInSource};
+use crate::clock::Clock;
+use crate::engine::Engine;
+use crate::engine::docker::{self, Builder, DockerEngine, DockerOptions};
+use crate::engine::fake::FakeEngine;
+use crate::failure::{Failure, Retry};
+use crate::graph::{StandIn, StandIns};
+use crate::keys::FileDigests;
+use crate::lock::LockFile;
+use crate::pattern::{self, Here, Pattern, Selection, Visibility};
+use crate::platform::Platform;
+use crate::record::{Holder, State, StateFolder, Wait, WriterLock};
+use crate::registry::{Client, ClientConfig, DockerConfigCredentials, HostConfig, Observer};
+use crate::spec::{self, Catalogue, Destination, Tls};
+
+/// Name of the folder of records at the workspace root.
+pub const OUT: &str = "igraph-out";
+
+/// A loaded workspace.
+pub struct Workbench<'a> {
+    pub context: &'a Context<'a>,
+    pub catalogue: Catalogue,
+    pub folder: StateFolder,
+    pub platform: Platform,
+    /// Where relative patterns start.
+    pub here: Here,
+}
+
+/// The workspace root above the current directory.
+pub fn root(environment: &Environment) -> Result<PathBuf, Error> {
+    let start = environment.current_dir.as_deref().unwrap_or_else(|| Path::new("."));
+    spec::find_root(start).map_err(Error::Problems)
+}
+
+impl<'a> Workbench<'a> {
+    /// Loads the workspace around the current directory.
+    pub fn load(context: &'a Context<'a>) -> Result<Self, Error> {
+        let root = root(context.environment)?;
+        let catalogue = spec::load(&root).map_err(Error::Problems)?;
+        let here = here(context.environment, &catalogue)?;
+        Ok(Self { context, folder: StateFolder::new(root.join(OUT)), platform: Platform::host(), here, catalogue })
+    }
+
+    /// The workspace root.
+    pub fn root(&self) -> &Path {
+        &self.catalogue.root
+    }
+
+    /// Resolves patterns, `@file` and `@-` among them, over all images.
+    pub fn select(&self, patterns: &[String], exclude: &[String]) -> Result<Selection, Error> {
+        let patterns = if patterns.is_empty() { vec![Pattern::all_from(&self.here).map_err(Error::Pattern)?] } else { self.patterns(patterns)? };
+        let entries = self.catalogue.images.iter().map(|(label, image)| {
+            (label.clone(), if image.manual { Visibility::Manual } else { Visibility::Usual })
+        });
+        let selection = pattern::resolve(&patterns, &self.patterns(exclude)?, &entries.collect()).map_err(Error::Problems)?;
+        for warning in &selection.warnings {
+            self.context.printer.warn(warning);
+        }
+        Ok(selection)
+    }
+
+    /// Parses patterns; `@FILE` and `@-` stand for the lines there.
+    fn patterns(&self, texts: &[String]) -> Result<Vec<Pattern>, Error> {
+        let mut patterns = Vec::new();
+        for text in texts {
+            match text.strip_prefix('@') {
+                None => patterns.push(Pattern::parse(text, &self.here).map_err(Error::Pattern)?),
+                Some(path) => {
+                    for line in pattern::pattern_lines(&read_list(path)?) {
+                        patterns.push(Pattern::parse(line, &self.here).map_err(Error::Pattern)?);
+                    }
+                }
+            }
+        }
+        Ok(patterns)
+    }
+
+    /// Every image, manual ones too.
+    pub fn everything(&self) -> Selection {
+        Selection { labels: self.catalogue.images.keys().cloned().collect(), ..Selection::default() }
+    }
+
+    /// The right to write records; waits for another igraph, and says for whom.
+    pub fn writer(&self, no_wait: bool, clock: &dyn Clock) -> Result<WriterLock, Error> {
+        self.folder.create()?;
+        let wait = if no_wait { Wait::No } else { Wait::Yes };
+        writer_lock(&self.folder, wait, clock, self.context)
+    }
+
+    /// The records, to write.
+    pub fn state(&self) -> Result<State, Error> {
+        self.folder.create()?;
+        Ok(State::open(&self.folder)?)
+    }
+
+    /// The records, only to read.
+    pub fn state_read_only(&self) -> Result<State, Error> {
+        Ok(State::open_read_only(&self.folder)?)
+    }
+
+    /// `igraph.lock`.
+    pub fn lock(&self) -> Result<LockFile, Error> {
+        LockFile::read(&self.root().join(crate::lock::FILE_NAME)).map_err(Error::Problems)
+    }
+
+    /// The cache of file digests.
+    pub fn digests(&self) -> FileDigests {
+        FileDigests::load(self.folder.file_digests())
+    }
+
+    /// The registry client.
+    pub fn client(&self, clock: Arc<dyn Clock>, observer: Option<Arc<dyn Observer>>) -> Result<Client, Error> {
+        let workspace = &self.catalogue.workspace;
+        let mut hosts = BTreeMap::new();
+        for (host, settings) in &workspace.registries {
+            let ca = match &settings.tls {
+                Tls::Ca(path) => {
+                    let path = self.root().join(path);
+                    Some(std::fs::read(&path).map_err(|source| Error::Read { path, source })?)
+                }
+                Tls::Default | Tls::Off => None,
+            };
+            let mirrors = settings.mirrors.iter().map(ToString::to_string).collect();
+            hosts.insert(host.clone(), HostConfig { plain_http: settings.tls == Tls::Off, ca, mirrors });
+        }
+        let environment = self.context.environment;
+        Ok(Client::new(ClientConfig {
+            hosts,
+            credentials: Box::new(DockerConfigCredentials::new(environment.docker_config.clone().unwrap_or_default())),
+            user_agent: concat!("igraph/", env!("CARGO_PKG_VERSION")).to_owned(),
+            max_wait: workspace.retries.max_wait,
+            clock,
+            observer,
+            proxies: environment.registry_proxies(),
+        })?)
+    }
+
+    /// Where names are pushed.
+    pub fn destination(&self, registry: Option<&super::values::RegistryTarget>) -> Result<Destination, Error> {
+        let Some(target) = registry else { return Ok(Destination::Workspace(self.catalogue.workspace.registry.clone())) };
+        let registry = spec::Registry::parse(&target.to_string())
+            .map_err(|error| Error::Usage { hint: Some(error.hint()), message: error.to_string() })?;
+        let problems = self.catalogue.check_staging(&registry);
+        if problems.is_empty() { Ok(Destination::Staging(registry)) } else { Err(Error::Problems(problems)) }
+    }
+
+    /// `--base`.
+    pub fn stand_ins(&self, world: &args::World) -> StandIns {
+        let here = self.context.environment.current_dir.clone().unwrap_or_default();
+        world
+            .bases
+            .iter()
+            .map(|given| {
+                let source = match &given.source {
+                    StandInSource::Rootfs(path) => StandIn::Rootfs(here.join(path)),
+                    StandInSource::OciLayout(path) => StandIn::OciLayout(here.join(path)),
+                    StandInSource::Reference(reference) => StandIn::Registry(reference.clone()),
+                };
+                (given.base.clone(), source)
+            })
+            .collect()
+    }
+
+    /// The engine's kind and results version, for keys: known without asking it.
+    pub fn engine_identity(&self, world: &args::World) -> String {
+        let identity = match choice(self, world) {
+            Choice::Docker(_) => DockerEngine::IDENTITY,
+            Choice::Fake => FakeEngine::IDENTITY,
+        };
+        format!("{} {}", identity.kind, identity.results_version)
+    }
+
+    /// Whose content tags are this workspace's on a daemon that others use too.
+    fn owner(&self) -> String {
+        let root = self.root().canonicalize().unwrap_or_else(|_| self.root().to_owned());
+        blake3::hash(root.as_os_str().as_encoded_bytes()).to_hex()[..12].to_owned()
+    }
+
+    /// Connects to the engine, for a run where there is one.
+    pub fn engine(&self, world: &args::World, run: &str) -> Result<Arc<dyn Engine>, Failure> {
+        match choice(self, world) {
+            Choice::Docker(host) => {
+                let environment = self.context.environment;
+                let endpoint = docker::choose_endpoint(docker::EndpointInputs {
+                    explicit: host.as_deref(),
+                    environment: &environment.docker_variables(),
+                    config_folder: environment.docker_config.as_deref(),
+                })
+                .map_err(|error| {
+                    let failure = Failure::infra(error.to_string()).retry(Retry::Never);
+                    match error.hint() {
+                        Some(hint) => failure.hint(hint),
+                        None => failure,
+                    }
+                })?;
+                let scratch = self.folder.bases();
+                Ok(Arc::new(DockerEngine::connect(DockerOptions {
+                    endpoint,
+                    builder: Builder::Auto,
+                    owner: self.owner(),
+                    run: run.to_owned(),
+                    scratch,
+                    environment: Arc::new(super::environment::secret),
+                })?))
+            }
+            Choice::Fake => {
+                let fake = FakeEngine::new();
+                if let Some(path) = &self.context.environment.fake_log {
+                    fake.log_to(path.clone());
+                }
+                Ok(Arc::new(fake))
+            }
+        }
+    }
+}
+
+enum Choice {
+    Docker(Option<String>),
+    Fake,
+}
+
+fn choice(bench: &Workbench<'_>, world: &args::World) -> Choice {
+    match (&world.engine, &bench.catalogue.workspace.engine) {
+        (Some(EngineChoice::Fake), _) => Choice::Fake,
+        (Some(EngineChoice::Docker(Some(host))), _) => Choice::Docker(Some(host.clone())),
+        (_, spec::EngineChoice::Docker { host }) => Choice::Docker(host.as_deref().map(str::to_owned)),
+        (_, spec::EngineChoice::Embedded) => Choice::Docker(None),
+    }
+}
+
+/// The right to write records; waits for another igraph, and says for whom.
+pub fn writer_lock(folder: &StateFolder, wait: Wait, clock: &dyn Clock, context: &Context<'_>) -> Result<WriterLock, Error> {
+    let command: Vec<String> = std::env::args().collect();
+    let host = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let me = Holder { pid: std::process::id(), host, command: command.join(" "), since: clock.now() };
+    Ok(WriterLock::acquire(folder, &me, wait, clock, context.cancel, |holder| {
+        context.printer.say(format_args!("igraph: waiting for another igraph: {holder}"));
+    })?)
+}
+
+/// Where relative patterns start: the current directory, relative to the workspace root.
+fn here(environment: &Environment, catalogue: &Catalogue) -> Result<Here, Error> {
+    let mut here = Here::root(&catalogue.workspace.packages);
+    let (Some(current), Ok(root)) = (&environment.current_dir, catalogue.root.canonicalize()) else { return Ok(here) };
+    let current = current.canonicalize().map_err(|source| Error::Directory { path: current.clone(), source })?;
+    if let Ok(inside) = current.strip_prefix(&root) {
+        here.current = inside.to_string_lossy().into_owned();
+    }
+    Ok(here)
+}
+
+/// The text at a path, or of stdin for `-`.
+pub fn read_list(path: &str) -> Result<String, Error> {
+    let fail = |source| Error::Read { path: path.into(), source };
+    if path == "-" {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).map_err(fail)?;
+        return Ok(text);
+    }
+    std::fs::read_to_string(path).map_err(fail)
+}

@@ -1,0 +1,286 @@
+//! Wildcards of three dialects: shell patterns of `${V#…}`, Go's `filepath.Match` of COPY sources, and the patterns of
+//! ignore files (moby/patternmatcher). All match in time proportional to pattern times text.
+
+/// One step of a compiled pattern.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Token {
+    Char(char),
+    /// Any one character but `/`.
+    NotSlash,
+    /// Any one character.
+    Any,
+    /// Any run of characters but `/`.
+    Segment,
+    /// Any run of characters.
+    Rest,
+    /// Nothing, or anything that ends in `/`.
+    Folders,
+    /// One character of these ranges, or of none of them.
+    Class {
+        negated: bool,
+        ranges: Vec<(char, char)>,
+    },
+}
+
+/// The ends of the prefixes of `text` that `tokens` match, as a set of indices into `text`.
+fn ends(tokens: &[Token], text: &[char], starts: Vec<bool>) -> Vec<bool> {
+    let length = text.len() + 1;
+    let mut reached = starts;
+    for token in tokens {
+        let mut next = vec![false; length];
+        let mut running = false;
+        for at in 0..length {
+            match token {
+                Token::Segment | Token::Rest => {
+                    let stops = at > 0 && matches!(token, Token::Segment) && text[at - 1] == '/';
+                    running = reached[at] || (running && !stops);
+                    next[at] = running;
+                }
+                Token::Folders => {
+                    next[at] = reached[at] || (running && at > 0 && text[at - 1] == '/');
+                    running |= reached[at];
+                }
+                _ if at + 1 == length || !reached[at] => {}
+                Token::Char(char) => next[at + 1] = text[at] == *char,
+                Token::NotSlash => next[at + 1] = text[at] != '/',
+                Token::Any => next[at + 1] = true,
+                Token::Class { negated, ranges } => {
+                    let inside = ranges.iter().any(|(low, high)| (low..=high).contains(&&text[at]));
+                    next[at + 1] = inside != *negated;
+                }
+            }
+        }
+        reached = next;
+    }
+    reached
+}
+
+fn starts_at(index: usize, length: usize) -> Vec<bool> {
+    let mut starts = vec![false; length + 1];
+    starts[index] = true;
+    starts
+}
+
+fn matches_all(tokens: &[Token], text: &str) -> bool {
+    let text: Vec<char> = text.chars().collect();
+    ends(tokens, &text, starts_at(0, text.len()))[text.len()]
+}
+
+/// A pattern of `${V#pattern}`: `*`, `?` and `\`; no brackets.
+#[derive(Clone, Debug)]
+pub(super) struct ShellPattern(Vec<Token>);
+
+impl ShellPattern {
+    /// `None` where a `\` stands before something that needs none.
+    pub fn parse(pattern: &str) -> Option<Self> {
+        let mut tokens = Vec::new();
+        let mut chars = pattern.chars();
+        while let Some(char) = chars.next() {
+            tokens.push(match char {
+                '*' => Token::Rest,
+                '?' => Token::Any,
+                '\\' => match chars.next() {
+                    Some(escaped @ ('}' | '/' | '*' | '?' | '\\')) => Token::Char(escaped),
+                    _ => return None,
+                },
+                char => Token::Char(char),
+            });
+        }
+        Some(Self(tokens))
+    }
+
+    /// `value` without the shortest or longest start that matches.
+    pub fn without_prefix(&self, value: &str, longest: bool) -> String {
+        let chars: Vec<char> = value.chars().collect();
+        let ends = ends(&self.0, &chars, starts_at(0, chars.len()));
+        let end = if longest { ends.iter().rposition(|end| *end) } else { ends.iter().position(|end| *end) };
+        chars[end.unwrap_or(0)..].iter().collect()
+    }
+
+    /// `value` without the shortest or longest end that matches.
+    pub fn without_suffix(&self, value: &str, longest: bool) -> String {
+        let chars: Vec<char> = value.chars().collect();
+        let fits = |start: &usize| ends(&self.0, &chars, starts_at(*start, chars.len()))[chars.len()];
+        let start = if longest { (0..=chars.len()).find(fits) } else { (0..=chars.len()).rev().find(fits) };
+        chars[..start.unwrap_or(chars.len())].iter().collect()
+    }
+
+    /// `value` with the first match, or all, replaced; a match starts as early and is as long as can be.
+    pub fn replace(&self, value: &str, text: &str, all: bool) -> String {
+        let chars: Vec<char> = value.chars().collect();
+        let mut result = String::new();
+        let (mut at, mut last_end) = (0, None);
+        while at <= chars.len() {
+            let end = ends(&self.0, &chars, starts_at(at, chars.len())).iter().rposition(|end| *end);
+            match end {
+                // an empty match right behind a match is none
+                Some(end) if end > at || last_end != Some(at) => {
+                    result.push_str(text);
+                    last_end = Some(end);
+                    if !all {
+                        result.extend(&chars[end..]);
+                        return result;
+                    }
+                    if end > at {
+                        at = end;
+                        continue;
+                    }
+                }
+                _ => {}
+            }
+            result.extend(chars.get(at));
+            at += 1;
+        }
+        result
+    }
+}
+
+/// The pattern is malformed: an open bracket, an empty range, a `\` at the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BadPattern;
+
+fn class(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Result<Token, BadPattern> {
+    let negated = chars.next_if_eq(&'^').is_some();
+    let mut ranges = Vec::new();
+    let member = |chars: &mut std::iter::Peekable<std::str::Chars<'_>>| match chars.next() {
+        None | Some('-' | ']') => Err(BadPattern),
+        Some('\\') => chars.next().ok_or(BadPattern),
+        Some(char) => Ok(char),
+    };
+    loop {
+        if !ranges.is_empty() && chars.next_if_eq(&']').is_some() {
+            return Ok(Token::Class { negated, ranges });
+        }
+        let low = member(chars)?;
+        let high = if chars.next_if_eq(&'-').is_some() { member(chars)? } else { low };
+        ranges.push((low, high));
+    }
+}
+
+fn tokens(pattern: &str, double_stars: bool) -> Result<Vec<Token>, BadPattern> {
+    let mut chars = pattern.chars().peekable();
+    let mut tokens = Vec::new();
+    while let Some(char) = chars.next() {
+        tokens.push(match char {
+            '*' if double_stars && chars.next_if_eq(&'*').is_some() => {
+                chars.next_if_eq(&'/');
+                if chars.peek().is_none() { Token::Rest } else { Token::Folders }
+            }
+            '*' => Token::Segment,
+            '?' => Token::NotSlash,
+            '[' => class(&mut chars)?,
+            '\\' => Token::Char(chars.next().ok_or(BadPattern)?),
+            char => Token::Char(char),
+        });
+    }
+    Ok(tokens)
+}
+
+/// A COPY source with wildcards, as Go's `filepath.Match` reads it.
+#[derive(Clone, Debug)]
+pub(super) struct PathPattern(Vec<Token>);
+
+impl PathPattern {
+    pub fn parse(pattern: &str) -> Result<Self, BadPattern> {
+        tokens(pattern, false).map(Self)
+    }
+
+    pub fn matches(&self, path: &str) -> bool {
+        matches_all(&self.0, path)
+    }
+}
+
+/// Whether a COPY source holds a wildcard that is not escaped.
+pub(super) fn has_wildcard(path: &str) -> bool {
+    let mut bytes = path.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'*' | b'?' | b'[' => return true,
+            b'\\' => drop(bytes.next()),
+            _ => {}
+        }
+    }
+    false
+}
+
+/// One cleaned pattern of an ignore file, without its `!`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum IgnorePattern {
+    Exact(String),
+    /// `literal**`.
+    Prefix(String),
+    /// `**literal`: any path that ends so, also within a name.
+    Suffix(String),
+    Tokens(Vec<Token>),
+}
+
+impl IgnorePattern {
+    pub fn parse(pattern: &str) -> Result<Self, BadPattern> {
+        let special = |text: &str| text.contains(['*', '?', '[', ']', '\\']);
+        let tokens = tokens(pattern, true)?;
+        Ok(if !special(pattern) {
+            Self::Exact(pattern.to_owned())
+        } else if let Some(suffix) = pattern.strip_prefix("**").filter(|rest| !special(rest)) {
+            Self::Suffix(suffix.to_owned())
+        } else if let Some(prefix) = pattern.strip_suffix("**").filter(|rest| !special(rest)) {
+            Self::Prefix(prefix.to_owned())
+        } else {
+            Self::Tokens(tokens)
+        })
+    }
+
+    pub fn matches(&self, path: &str) -> bool {
+        match self {
+            Self::Exact(exact) => path == exact,
+            Self::Prefix(prefix) => path.starts_with(prefix.as_str()),
+            Self::Suffix(suffix) => path.ends_with(suffix.as_str()) || suffix.strip_prefix('/').is_some_and(|name| path == name),
+            Self::Tokens(tokens) => matches_all(tokens, path),
+        }
+    }
+
+    /// Whether some path that starts with `below`, which ends in `/`, may match.
+    pub fn may_match_below(&self, below: &str) -> bool {
+        match self {
+            Self::Exact(exact) => exact.starts_with(below),
+            Self::Prefix(prefix) => prefix.starts_with(below) || below.starts_with(prefix.as_str()),
+            Self::Suffix(_) => true,
+            Self::Tokens(tokens) => {
+                let text: Vec<char> = below.chars().collect();
+                (1..=tokens.len()).any(|count| ends(&tokens[..count], &text, starts_at(0, text.len()))[text.len()])
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn go_match() {
+        for (pattern, path, expected) in [
+            ("*.txt", "a.txt", true),
+            ("*.txt", "d/a.txt", false),
+            ("d/*", "d/a", true),
+            ("a?c", "abc", true),
+            ("a?c", "a/c", false),
+            ("[a-c]x", "bx", true),
+            ("[^a-c]x", "bx", false),
+            ("[[]x", "[x", true),
+            ("a\\*", "a*", true),
+            ("a\\*", "ab", false),
+            ("**", "a/b", false),
+        ] {
+            assert_eq!(PathPattern::parse(pattern).unwrap().matches(path), expected, "{pattern} {path}");
+        }
+        for pattern in ["[", "[]a]", "[a", "a\\", "[-x]", "[a-]"] {
+            assert!(PathPattern::parse(pattern).is_err(), "{pattern}");
+        }
+    }
+
+    #[test]
+    fn long_patterns_do_not_explode() {
+        let pattern = PathPattern::parse(&"*a".repeat(40)).unwrap();
+        assert!(!pattern.matches(&"a".repeat(39)));
+    }
+}

@@ -1,0 +1,280 @@
+//! The components of each kind of node. What depends on other nodes is added last, when those have settled.
+//!
+//! | component | of | holds |
+//! |---|---|---|
+//! | `engine` | image, test | kind and results version |
+//! | `instruction S I` | image, test | an instruction of a needed stage, canonical |
+//! | `file P`, `extra P` | image, test | exec bit and content, link text |
+//! | `context` | image, test | why the whole context counts |
+//! | `arg N` | image, test | value of a declared build arg |
+//! | `platform` `target` `network` `epoch` | image, test | the setting |
+//! | `secret I`, `ssh I` | image | that it may be mounted, never its value |
+//! | `base R` | image, test | manifest digest, or image id of a local base |
+//! | `parent L` | image, test | image id |
+//! | `command N`, `env N` | test, base | what is run |
+//! | `subject` | test | image id |
+//! | `name`, `image`, `test L`, `untested` | tag, push | what the name needs |
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::files::FileDigests;
+use super::inputs::{self, Inputs, Watched};
+use crate::component::Component;
+use crate::digest::{ImageId, Key};
+use crate::dockerfile::{Configs, Dockerfile, Request, Resolved};
+use crate::graph::{BaseNode, BaseSource, ImageNode, StandIn, TestNode};
+use crate::access::Network;
+use crate::label::{Label, NodeLabel};
+use crate::platform::Platform;
+use crate::problem::{Place, Problem, Source};
+use crate::reference::Reference;
+use crate::spec;
+
+/// What of a node's key is its own: all but the results of other nodes.
+#[derive(Clone)]
+pub struct Own {
+    /// The components.
+    pub components: Vec<Component>,
+    /// The files.
+    pub inputs: Inputs,
+    /// The Dockerfile's resolution, where there is one.
+    pub resolved: Option<Arc<Resolved>>,
+}
+
+impl Own {
+    /// All components, with those of the dependencies.
+    pub fn with(&self, dependencies: impl IntoIterator<Item = Component>) -> Vec<Component> {
+        self.components.iter().cloned().chain(dependencies).collect()
+    }
+}
+
+/// Why a node has no key yet.
+#[derive(Clone, Debug)]
+pub enum KeyError {
+    /// The config of an image that it starts from is not known, and might hold ENV or ONBUILD: the references.
+    ConfigUnknown(Vec<String>),
+    /// Its definition or its files are broken.
+    Problems(Vec<Problem>),
+}
+
+impl From<Vec<Problem>> for KeyError {
+    fn from(problems: Vec<Problem>) -> Self {
+        Self::Problems(problems)
+    }
+}
+
+/// What all keys of a run share.
+pub struct Keys<'a> {
+    /// Workspace root.
+    pub root: &'a Path,
+    /// Content digests by stat.
+    pub digests: &'a FileDigests,
+    /// Engine kind and results version, like `docker 1`.
+    pub engine: String,
+    /// SOURCE_DATE_EPOCH, seconds.
+    pub epoch: i64,
+    /// BUILDPLATFORM.
+    pub build_platform: &'a Platform,
+}
+
+impl Keys<'_> {
+    /// An image's own components.
+    ///
+    /// # Errors
+    /// See [`KeyError`].
+    pub fn image(&self, node: &ImageNode<'_>, platform: &Platform, configs: &dyn Configs) -> Result<Own, KeyError> {
+        let spec = &node.spec;
+        let args = image_arguments(spec);
+        let request = Request { target: spec.target.as_deref(), args: &args, platform, build_platform: self.build_platform };
+        let resolved = resolve(&node.dockerfile.parsed, &request, configs)?;
+        let mut own = self.dockerfile(&node.dockerfile.parsed, &node.dockerfile.path, resolved, &spec.context, spec.network, platform)?;
+        own.inputs.watched.push((node.dockerfile.path.clone(), Some(node.dockerfile.stamp)));
+        if let Some(target) = &spec.target {
+            own.components.push(Component::new("target", &**target));
+        }
+        if !spec.extra_inputs.is_empty() {
+            let extra = inputs::globs(self.root, &spec.extra_inputs, &spec.origin.field("extra_inputs"), self.digests)?;
+            own.components.extend(inputs::components("extra", &extra.context));
+            own.inputs.watched.extend(extra.watched);
+        }
+        Ok(own)
+    }
+
+    /// A test's own components.
+    ///
+    /// # Errors
+    /// See [`KeyError`].
+    pub fn test(&self, node: &TestNode<'_>, platform: &Platform, configs: &dyn Configs) -> Result<Own, KeyError> {
+        match (&node.spec.form, &node.dockerfile) {
+            (spec::TestForm::Dockerfile { context, .. }, Some(read)) => {
+                let args = test_arguments(node.spec, &node.image_label, node.image);
+                let request = Request { target: None, args: &args, platform, build_platform: self.build_platform };
+                let resolved = resolve(&read.parsed, &request, configs)?;
+                let mut own = self.dockerfile(&read.parsed, &read.path, resolved, context, node.spec.network, platform)?;
+                own.inputs.watched.push((read.path.clone(), Some(read.stamp)));
+                Ok(own)
+            }
+            (form, _) => {
+                let mut components = self.common(node.spec.network, platform);
+                components.extend(
+                    test_commands(form)
+                        .iter()
+                        .enumerate()
+                        .map(|(position, command)| Component::new(format!("command {position:03}"), format!("{command:?}"))),
+                );
+                let environment = test_environment(node.spec, &node.image_label, node.image);
+                components.extend(environment.into_iter().map(|(name, value)| Component::new(format!("env {name}"), value)));
+                Ok(Own { components, inputs: Inputs::default(), resolved: None })
+            }
+        }
+    }
+
+    /// The components of a base that is made or lies on this machine; `None` for one in a registry.
+    ///
+    /// # Errors
+    /// Where its files can't be read.
+    pub fn local_base(&self, node: &BaseNode<'_>, platform: &Platform) -> Result<Option<Own>, Vec<Problem>> {
+        let own = |components: Vec<Component>, inputs: Inputs| Ok(Some(Own { components, inputs, resolved: None }));
+        let platform_part = Component::new("platform", platform.to_string());
+        match &node.source {
+            BaseSource::Registry(_) | BaseSource::StandIn(StandIn::Registry(_)) => Ok(None),
+            BaseSource::Entry => match node.entry.map(|entry| (entry, &entry.from)) {
+                None | Some((_, spec::BaseFrom::Registry(_))) => Ok(None),
+                Some((entry, spec::BaseFrom::Command { argv, inputs: globs, env })) => {
+                    let files = inputs::globs(self.root, globs, &entry.origin.field("inputs"), self.digests)?;
+                    let mut parts = vec![platform_part, Component::new("epoch", self.epoch.to_string()), Component::new("command", format!("{argv:?}"))];
+                    parts.extend(env.iter().map(|(name, value)| Component::new(format!("env {name}"), &**value)));
+                    parts.extend(inputs::components("file", &files.context));
+                    own(parts, files)
+                }
+                Some((entry, spec::BaseFrom::Rootfs(path) | spec::BaseFrom::OciLayout(path))) => {
+                    let (parts, files) = self.tree(path, &entry.origin.field("from"))?;
+                    own([parts, vec![platform_part, Component::new("epoch", self.epoch.to_string())]].concat(), files)
+                }
+            },
+            BaseSource::StandIn(StandIn::Rootfs(path) | StandIn::OciLayout(path)) => {
+                let source = Arc::new(Source { path: "--base".to_owned(), text: path.to_string_lossy().into_owned() });
+                let whole = 0..source.text.len();
+                let (parts, files) = self.tree(&path.to_string_lossy(), &Place { source, span: whole, note: None })?;
+                own([parts, vec![platform_part, Component::new("stand-in", "yes")]].concat(), files)
+            }
+        }
+    }
+
+    /// A file, or all below a folder, wherever it is.
+    fn tree(&self, path: &str, place: &Place) -> Result<(Vec<Component>, Inputs), Vec<Problem>> {
+        let files = inputs::tree(self.root, path, place, self.digests)?;
+        Ok((inputs::components("file", &files.context).collect(), files))
+    }
+
+    fn common(&self, network: Network, platform: &Platform) -> Vec<Component> {
+        vec![
+            Component::new("engine", &self.engine),
+            Component::new("platform", platform.to_string()),
+            Component::new("network", network.to_string()),
+            Component::new("epoch", self.epoch.to_string()),
+        ]
+    }
+
+    fn dockerfile(
+        &self,
+        parsed: &Dockerfile,
+        path: &str,
+        resolved: Resolved,
+        context: &str,
+        network: Network,
+        platform: &Platform,
+    ) -> Result<Own, Vec<Problem>> {
+        let mut components = self.common(network, platform);
+        components.extend(resolved.canonical(parsed).into_iter().map(|(place, text)| Component::new(format!("instruction {place}"), text)));
+        components.extend(
+            resolved.args.iter().map(|(name, value)| Component::new(format!("arg {name}"), value.as_deref().map_or("(unset)".to_owned(), |value| format!("={value}")))),
+        );
+        components.extend(resolved.secrets.iter().map(|secret| Component::new(format!("secret {}", secret.id), "mounted")));
+        components.extend(resolved.ssh.iter().map(|agent| Component::new(format!("ssh {}", agent.id), "mounted")));
+        if let Some(reason) = &resolved.context.whole {
+            components.push(Component::new("context", reason));
+        }
+        let files = inputs::context(self.root, context, Some(path), &resolved.context, self.digests)?;
+        components.extend(inputs::components("file", &files.context));
+        // a secret or ssh id may be mounted by several steps, and counts once
+        components.sort();
+        components.dedup();
+        Ok(Own { components, inputs: files, resolved: Some(Arc::new(resolved)) })
+    }
+}
+
+fn resolve(dockerfile: &Dockerfile, request: &Request<'_>, configs: &dyn Configs) -> Result<Resolved, KeyError> {
+    let resolved = dockerfile.resolve(request, configs)?;
+    if resolved.configs_needed.is_empty() { Ok(resolved) } else { Err(KeyError::ConfigUnknown(resolved.configs_needed)) }
+}
+
+/// The argv of each command of a `run` or `exec` test.
+pub fn test_commands(form: &spec::TestForm) -> Vec<Vec<String>> {
+    match form {
+        spec::TestForm::Run { commands, .. } => {
+            commands.iter().map(|line| vec!["/bin/sh".to_owned(), "-ec".to_owned(), line.to_string()]).collect()
+        }
+        spec::TestForm::Exec { commands, .. } => commands.iter().map(|argv| argv.iter().map(ToString::to_string).collect()).collect(),
+        spec::TestForm::Dockerfile { .. } => Vec::new(),
+    }
+}
+
+type Texts = BTreeMap<Arc<str>, Arc<str>>;
+
+fn owned(texts: &Texts) -> impl Iterator<Item = (String, String)> + '_ {
+    texts.iter().map(|(name, value)| (name.to_string(), value.to_string()))
+}
+
+/// The build args of an image.
+pub fn image_arguments(image: &spec::Image) -> BTreeMap<String, String> {
+    owned(&image.args).collect()
+}
+
+/// What a test sees of its subject.
+fn subject_variables<'a>(label: &Label, image: &'a spec::Image) -> impl Iterator<Item = (String, String)> + use<'a> {
+    let name = ("IGRAPH_NAME".to_owned(), label.name.to_string());
+    let package = ("IGRAPH_PACKAGE".to_owned(), label.package.as_str().to_owned());
+    [name, package].into_iter().chain(image.args.iter().map(|(key, value)| (format!("IGRAPH_ARG_{}", key.to_ascii_uppercase()), value.to_string())))
+}
+
+/// The environment of a `run` or `exec` test; the test's own `env` wins.
+pub fn test_environment(test: &spec::Test, label: &Label, image: &spec::Image) -> BTreeMap<String, String> {
+    match &test.form {
+        spec::TestForm::Run { env, .. } | spec::TestForm::Exec { env, .. } => subject_variables(label, image).chain(owned(env)).collect(),
+        spec::TestForm::Dockerfile { .. } => BTreeMap::new(),
+    }
+}
+
+/// The build args of a test Dockerfile; the test's own `args` win.
+pub fn test_arguments(test: &spec::Test, label: &Label, image: &spec::Image) -> BTreeMap<String, String> {
+    match &test.form {
+        spec::TestForm::Dockerfile { args, .. } => subject_variables(label, image).chain(owned(args)).collect(),
+        spec::TestForm::Run { .. } | spec::TestForm::Exec { .. } => BTreeMap::new(),
+    }
+}
+
+/// The components of a name.
+pub fn names_components<'a>(
+    name: &Reference,
+    image: ImageId,
+    tests: impl IntoIterator<Item = (&'a NodeLabel, Key)>,
+    untested: Option<&str>,
+) -> Vec<Component> {
+    let mut parts = vec![Component::new("name", name.to_string()), Component::new("image", image.to_string())];
+    parts.extend(tests.into_iter().map(|(label, key)| Component::new(format!("test {label}"), key.to_string())));
+    parts.extend(untested.map(|reason| Component::new("untested", reason)));
+    parts
+}
+
+/// Components of what a node gets from the nodes it depends on.
+pub fn dependency(owner: &NodeLabel, is_base: bool, value: &str) -> Component {
+    Component::new(format!("{} {owner}", if is_base { "base" } else { "parent" }), value)
+}
+
+/// All that the answers relied on, of many nodes.
+pub fn watched_of<'a>(owns: impl IntoIterator<Item = &'a Own>) -> Vec<Watched> {
+    owns.into_iter().flat_map(|own| own.inputs.watched.iter().cloned()).collect()
+}

@@ -1,0 +1,506 @@
+//! Decides about one node from the settled results of the nodes it depends on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rayon::prelude::*;
+
+use super::past::{NameScope, Past, PastResult};
+use crate::component::{Component, key_of};
+use crate::digest::{Digest, ImageId, Key};
+use crate::dockerfile::Configs;
+use crate::execute::tested::{NotTested, PassedTest, Tested};
+use crate::graph::{BaseNode, BaseSource, Body, GateNode, Graph, ImageNode, NamesNode, Node, NodeIndex, SUBJECT, StandIn, TestNode};
+use crate::image::ImageConfig;
+use crate::keys::{self, KeyError, Keys, Own};
+use crate::label::NodeLabel;
+use crate::problem::Problem;
+use crate::reason::Reason;
+use crate::reference::Reference;
+
+/// What a node came to: all that its dependants' keys and steps need.
+#[derive(Clone, Debug)]
+pub enum Value {
+    /// A base.
+    Base {
+        /// What keys hold of it: the manifest digest, or the image id of a local one.
+        content: String,
+        /// Its image id.
+        image: ImageId,
+        /// Where to fetch it by digest, where it lies in a registry.
+        manifest: Option<(Reference, Digest)>,
+        /// Something stands in for the real one.
+        stand_in: bool,
+    },
+    /// An image.
+    Image {
+        /// Its id.
+        image: ImageId,
+        /// It is made from a stand-in base.
+        stand_in: bool,
+    },
+    /// A passed test.
+    Test(PassedTest),
+    /// A gate, with the passed tests of its image.
+    Gate(Vec<PassedTest>),
+    /// Names that point where they should.
+    Names,
+}
+
+/// What is to be done about a node.
+#[derive(Clone, Debug)]
+pub enum Decision {
+    /// Nothing: a recorded result holds.
+    Fresh(Value),
+    /// It has to run.
+    Run {
+        /// Why.
+        reasons: Vec<Reason>,
+        /// Its key, where its dependencies are settled. Names have one each, in order, that are stale or not.
+        key: Option<(Key, Vec<Component>)>,
+        /// Use no instruction cache.
+        no_cache: bool,
+    },
+    /// It may have to run: that shows when these have run, or this is known.
+    Maybe(String),
+    /// It can't run, and why.
+    Blocked(String),
+    /// Its definition or files are broken.
+    Broken(Vec<Problem>),
+}
+
+/// What the user wants of this run.
+#[derive(Clone, Debug, Default)]
+pub struct PlannerOptions {
+    /// Nodes that run whatever the record says.
+    pub forced: BTreeSet<NodeIndex>,
+    /// `--reason`.
+    pub reason: Option<String>,
+    /// `--no-cache`.
+    pub no_cache: bool,
+}
+
+/// Decides about the nodes of one graph.
+pub struct Planner<'a> {
+    /// The graph.
+    pub graph: &'a Graph<'a>,
+    /// What keys share.
+    pub keys: Keys<'a>,
+    /// The past.
+    pub past: &'a dyn Past,
+    /// The user's wishes.
+    pub options: PlannerOptions,
+    owns: Mutex<BTreeMap<NodeIndex, Arc<Own>>>,
+    /// Results that this run made necessary again: needed, and nowhere to be had.
+    lost: Mutex<BTreeMap<NodeIndex, String>>,
+}
+
+/// Looks up the settled value of a node; `None` while it is not settled.
+pub type Values<'v> = dyn Fn(NodeIndex) -> Option<Value> + Sync + 'v;
+
+impl<'a> Planner<'a> {
+    /// A planner that has looked at nothing yet.
+    pub fn new(graph: &'a Graph<'a>, keys: Keys<'a>, past: &'a dyn Past, options: PlannerOptions) -> Self {
+        Self { graph, keys, past, options, owns: Mutex::default(), lost: Mutex::default() }
+    }
+
+    /// Decides about all nodes, in order, without running any: by position in [`Graph::order`].
+    pub fn plan(&self) -> Vec<(NodeIndex, Decision)> {
+        let order = self.graph.order();
+        let mut values: BTreeMap<NodeIndex, Value> = BTreeMap::new();
+        let mut decided: BTreeMap<NodeIndex, Decision> = BTreeMap::new();
+        for level in levels(self.graph) {
+            let lookup = |index: NodeIndex| values.get(&index).cloned();
+            let decisions: Vec<(NodeIndex, Decision)> = level.par_iter().map(|index| (*index, self.decide(*index, &lookup))).collect();
+            for (index, decision) in decisions {
+                if let Decision::Fresh(value) = &decision {
+                    values.insert(index, value.clone());
+                }
+                decided.insert(index, decision);
+            }
+        }
+        order.iter().filter_map(|index| decided.remove(index).map(|decision| (*index, decision))).collect()
+    }
+
+    /// Marks a result as needed by `needed_by` and nowhere to be had: the node has to run.
+    pub fn lose(&self, node: NodeIndex, needed_by: String) {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(node, needed_by);
+    }
+
+    /// The node has run: what was lost is there again.
+    pub fn regained(&self, node: NodeIndex) {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).remove(&node);
+    }
+
+    /// A node's own components and files, once they could be had.
+    pub fn own(&self, node: NodeIndex) -> Option<Arc<Own>> {
+        self.owns.lock().unwrap_or_else(PoisonError::into_inner).get(&node).cloned()
+    }
+
+    /// The key and all components of a step, from the settled values of what it depends on; `None` while those are not known.
+    pub fn explain(&self, index: NodeIndex, step: &NodeLabel, values: &Values<'_>) -> Option<(Key, Vec<Component>)> {
+        let node = self.graph.node(index);
+        let mut components = match &node.body {
+            Body::Base(base) => match self.keys.local_base(base, &node.platform) {
+                Ok(Some(own)) => own.components,
+                _ => match values(index) {
+                    Some(Value::Base { content, .. }) => vec![keys::dependency(&node.owner, true, &content)],
+                    _ => return None,
+                },
+            },
+            Body::Image(image) => {
+                let own = self.own_of(index, &image.parents, values, |configs| self.keys.image(image, &node.platform, configs)).ok()?;
+                match self.dependencies(&image.parents, values) {
+                    (dependencies, None) => own.with(dependencies),
+                    (_, Some(_)) => return None,
+                }
+            }
+            Body::Test(test) => {
+                let own = self.own_of(index, &subject_and(test), values, |configs| self.keys.test(test, &node.platform, configs)).ok()?;
+                let Some(Value::Image { image: subject, .. }) = values(test.subject) else { return None };
+                match self.dependencies(&test.parents, values) {
+                    (dependencies, None) => own.with(dependencies.into_iter().chain([Component::new("subject", subject.to_string())])),
+                    (_, Some(_)) => return None,
+                }
+            }
+            Body::Gate(_) => return None,
+            Body::Tags(names) | Body::Pushes(names) => {
+                let (NodeLabel::Tag(_, written) | NodeLabel::Push(_, written)) = step else { return None };
+                let name = names.names.iter().find(|name| name.written == *written)?;
+                self.name_key(&name.reference, &self.tested(names, values).ok()?).1
+            }
+        };
+        Some((key_of(&mut components), components))
+    }
+
+    /// Decides about one node.
+    pub fn decide(&self, index: NodeIndex, values: &Values<'_>) -> Decision {
+        let node = self.graph.node(index);
+        match &node.body {
+            Body::Base(base) => self.base(index, node, base),
+            Body::Image(image) => self.image(index, node, image, values),
+            Body::Test(test) => self.test(index, node, test, values),
+            Body::Gate(gate) => self.gate(gate, values),
+            Body::Tags(names) => self.names(index, names, NameScope::Local, values),
+            Body::Pushes(names) => self.names(index, names, NameScope::Registry, values),
+        }
+    }
+
+    fn base(&self, index: NodeIndex, node: &Node<'_>, base: &BaseNode<'_>) -> Decision {
+        let stand_in = matches!(base.source, BaseSource::StandIn(_));
+        match &base.source {
+            BaseSource::Registry(reference) => match self.past.locked(reference, &node.platform) {
+                None => self.run(index, vec![Reason::NeverBuilt], None),
+                Some(_) if self.forced(index).is_some() || self.lost(index).is_some() => self.run(index, Vec::new(), None),
+                Some(locked) if self.past.config(locked.config).is_none() => {
+                    self.run(index, vec![Reason::ConfigNotHere { reference: reference.familiar() }], None)
+                }
+                Some(locked) => Decision::Fresh(Value::Base {
+                    content: locked.manifest.to_string(),
+                    image: locked.config,
+                    manifest: Some((reference.clone(), locked.manifest)),
+                    stand_in: false,
+                }),
+            },
+            BaseSource::StandIn(StandIn::Registry(reference)) => {
+                self.run(index, vec![Reason::StandsIn { reference: node.owner.to_string(), by: reference.familiar() }], None)
+            }
+            BaseSource::Entry | BaseSource::StandIn(_) => {
+                let own = match self.keys.local_base(base, &node.platform) {
+                    Ok(Some(own)) => self.keep(index, own),
+                    Ok(None) => return Decision::Blocked("a base without a source".to_owned()),
+                    Err(problems) => return Decision::Broken(problems),
+                };
+                self.by_key(index, node, own.with([]), None, move |past| {
+                    past.image.map(|image| Value::Base { content: image.to_string(), image, manifest: None, stand_in })
+                })
+            }
+        }
+    }
+
+    fn image(&self, index: NodeIndex, node: &Node<'_>, image: &ImageNode<'_>, values: &Values<'_>) -> Decision {
+        let own = match self.own_of(index, &image.parents, values, |configs| self.keys.image(image, &node.platform, configs)) {
+            Ok(own) => own,
+            Err(decision) => return decision,
+        };
+        let path = Some(image.dockerfile.path.as_str());
+        let (dependencies, waits) = self.dependencies(&image.parents, values);
+        if let Some(waits) = waits {
+            return self.changed_alone(index, node, &own, path).unwrap_or(Decision::Maybe(waits));
+        }
+        let stand_in = self.stands_on_stand_in(image.parents.values(), values);
+        self.by_key(index, node, own.with(dependencies), path, move |past| past.image.map(|image| Value::Image { image, stand_in }))
+    }
+
+    fn test(&self, index: NodeIndex, node: &Node<'_>, test: &TestNode<'_>, values: &Values<'_>) -> Decision {
+        let own = match self.own_of(index, &subject_and(test), values, |configs| self.keys.test(test, &node.platform, configs)) {
+            Ok(own) => own,
+            Err(decision) => return decision,
+        };
+        let Some(Value::Image { image: subject, .. }) = values(test.subject) else {
+            return self.changed_alone(index, node, &own, None).unwrap_or_else(|| Decision::Maybe(self.graph.node(test.subject).owner.to_string()));
+        };
+        let (mut dependencies, waits) = self.dependencies(&test.parents, values);
+        if let Some(waits) = waits {
+            return Decision::Maybe(waits);
+        }
+        dependencies.push(Component::new("subject", subject.to_string()));
+        let label = node.label();
+        self.by_key(index, node, own.with(dependencies), None, move |past| {
+            PassedTest::from_record(label, past.key, past.image?, past.good).map(Value::Test)
+        })
+    }
+
+    fn gate(&self, gate: &GateNode, values: &Values<'_>) -> Decision {
+        for needed in gate.parents.iter().chain([&gate.image]) {
+            if values(*needed).is_none() {
+                return Decision::Maybe(self.graph.node(*needed).owner.to_string());
+            }
+        }
+        let mut passed = Vec::new();
+        for test in &gate.tests {
+            match values(*test) {
+                Some(Value::Test(test)) => passed.push(test),
+                _ => return Decision::Maybe(self.graph.node(*test).label().to_string()),
+            }
+        }
+        Decision::Fresh(Value::Gate(passed))
+    }
+
+    fn names(&self, index: NodeIndex, names: &NamesNode, scope: NameScope, values: &Values<'_>) -> Decision {
+        if matches!(&self.graph.node(names.gate).body, Body::Gate(gate) if gate.tests.is_empty()) && self.untested(names).is_none() {
+            return Decision::Blocked(NotTested::NoTests.to_string());
+        }
+        let (Some(Value::Image { stand_in, .. }), Some(_)) = (values(names.image), values(names.gate)) else {
+            return Decision::Maybe(self.graph.node(names.image).owner.to_string());
+        };
+        if stand_in {
+            return Decision::Blocked("it is made from a stand-in base (--base), and such images are never named".to_owned());
+        }
+        let tested = match self.tested(names, values) {
+            Ok(tested) => tested,
+            Err(not) => return Decision::Blocked(not.to_string()),
+        };
+        let mut reasons = Vec::new();
+        for name in &names.names {
+            let (key, _) = self.name_key(&name.reference, &tested);
+            let past = self.past.name(scope, &name.reference);
+            match past {
+                Some(past) if past.key == key && !past.in_flight => {}
+                past => reasons.push(Reason::NameMoves {
+                    name: name.reference.familiar(),
+                    old: past.map(|past| past.image.to_string()),
+                    new: tested.image().to_string(),
+                }),
+            }
+        }
+        if reasons.is_empty() && self.forced(index).is_none() {
+            return Decision::Fresh(Value::Names);
+        }
+        self.run(index, reasons, None)
+    }
+
+    /// The evidence that a node's names need.
+    ///
+    /// # Errors
+    /// Where its tests have not all passed for the image as it is now.
+    pub fn tested(&self, names: &NamesNode, values: &Values<'_>) -> Result<Tested, NotTested> {
+        let required: Vec<NodeLabel> = match &self.graph.node(names.gate).body {
+            Body::Gate(gate) => gate.tests.iter().map(|test| self.graph.node(*test).label()).collect(),
+            _ => Vec::new(),
+        };
+        let missing = || NotTested::Missing { test: required.first().cloned().unwrap_or_else(|| self.graph.node(names.image).owner.clone()) };
+        match (values(names.image), values(names.gate)) {
+            (Some(Value::Image { image, .. }), Some(Value::Gate(passed))) => Tested::judge(image, &required, passed, self.untested(names).as_deref()),
+            _ => Err(missing()),
+        }
+    }
+
+    /// The key of one name of a tested image.
+    pub fn name_key(&self, name: &Reference, tested: &Tested) -> (Key, Vec<Component>) {
+        let tests = tested.passed().iter().map(|test| (test.test(), test.key()));
+        let mut components = keys::names_components(name, tested.image(), tests, tested.untested());
+        (key_of(&mut components), components)
+    }
+
+    fn untested(&self, names: &NamesNode) -> Option<String> {
+        match &self.graph.node(names.image).body {
+            Body::Image(image) => image.spec.untested.as_deref().map(str::to_owned),
+            _ => None,
+        }
+    }
+
+    /// The decision about a node whose full list of components is known.
+    fn by_key(
+        &self,
+        index: NodeIndex,
+        node: &Node<'_>,
+        mut components: Vec<Component>,
+        dockerfile: Option<&str>,
+        value: impl FnOnce(&PastResult) -> Option<Value>,
+    ) -> Decision {
+        let key = key_of(&mut components);
+        let past = self.past.result(key);
+        if self.forced(index).is_some() || self.lost(index).is_some() {
+            return self.run(index, Vec::new(), Some((key, components)));
+        }
+        match past {
+            Some(past) if past.good => match value(&past) {
+                Some(value) => Decision::Fresh(value),
+                None => self.run(index, vec![Reason::NeverBuilt], Some((key, components))),
+            },
+            Some(past) => self.run(index, vec![Reason::LastRunFailed { run: past.run }], Some((key, components))),
+            None => {
+                let reasons = self.reasons(node, &components, dockerfile);
+                self.run(index, reasons, Some((key, components)))
+            }
+        }
+    }
+
+    /// Why components differ from those of the node's newest result.
+    fn reasons(&self, node: &Node<'_>, components: &[Component], dockerfile: Option<&str>) -> Vec<Reason> {
+        match self.past.latest(&node.label(), &node.platform) {
+            Some((_, old)) => {
+                let reasons = keys::reasons(&old, components, dockerfile);
+                if reasons.is_empty() { vec![Reason::KeySchema { old: 0, new: crate::component::KEY_SCHEMA }] } else { reasons }
+            }
+            None => vec![Reason::NeverBuilt],
+        }
+    }
+
+    /// Before its dependencies are settled, a node surely runs if its own components are in no result that it has.
+    fn changed_alone(&self, index: NodeIndex, node: &Node<'_>, own: &Own, dockerfile: Option<&str>) -> Option<Decision> {
+        if self.forced(index).is_some() || self.lost(index).is_some() {
+            return Some(self.run(index, Vec::new(), None));
+        }
+        let Some((_, old)) = self.past.latest(&node.label(), &node.platform) else {
+            return Some(self.run(index, vec![Reason::NeverBuilt], None));
+        };
+        let old: Vec<Component> = old.into_iter().filter(|part| !is_dependency(part)).collect();
+        let reasons = keys::reasons(&old, &own.components, dockerfile);
+        (!reasons.is_empty()).then(|| self.run(index, reasons, None))
+    }
+
+    fn forced(&self, index: NodeIndex) -> Option<Reason> {
+        self.options.forced.contains(&index).then(|| Reason::Forced { reason: self.options.reason.clone() })
+    }
+
+    fn lost(&self, index: NodeIndex) -> Option<Reason> {
+        let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.get(&index).map(|needed_by| Reason::NeededNowhere { needed_by: needed_by.clone() })
+    }
+
+    fn run(&self, index: NodeIndex, reasons: Vec<Reason>, key: Option<(Key, Vec<Component>)>) -> Decision {
+        let forced = self.forced(index);
+        let no_cache = forced.is_some() || self.options.no_cache;
+        let reasons = forced.into_iter().chain(self.lost(index)).chain(reasons).collect();
+        Decision::Run { reasons, key, no_cache }
+    }
+
+    /// The components of dependencies, or the first that is not settled.
+    fn dependencies(&self, parents: &BTreeMap<String, NodeIndex>, values: &Values<'_>) -> (Vec<Component>, Option<String>) {
+        let mut components: Vec<Component> = Vec::new();
+        for parent in parents.values() {
+            let owner = &self.graph.node(*parent).owner;
+            match values(*parent) {
+                Some(Value::Base { content, .. }) => components.push(keys::dependency(owner, true, &content)),
+                Some(Value::Image { image, .. }) => components.push(keys::dependency(owner, false, &image.to_string())),
+                _ => return (Vec::new(), Some(owner.to_string())),
+            }
+        }
+        components.sort();
+        components.dedup();
+        (components, None)
+    }
+
+    fn stands_on_stand_in<'n>(&self, mut parents: impl Iterator<Item = &'n NodeIndex>, values: &Values<'_>) -> bool {
+        parents.any(|parent| matches!(values(*parent), Some(Value::Base { stand_in: true, .. } | Value::Image { stand_in: true, .. })))
+    }
+
+    /// The node's own components, computed once the configs they need are known.
+    fn own_of(
+        &self,
+        index: NodeIndex,
+        parents: &BTreeMap<String, NodeIndex>,
+        values: &Values<'_>,
+        compute: impl FnOnce(&dyn Configs) -> Result<Own, KeyError>,
+    ) -> Result<Arc<Own>, Decision> {
+        if let Some(own) = self.own(index) {
+            return Ok(own);
+        }
+        let configs = SettledConfigs { parents, values, past: self.past };
+        match compute(&configs) {
+            Ok(own) => {
+                // a config can be known and still be that of an earlier result: kept only when all parents are settled
+                let settled = parents.values().all(|parent| values(*parent).is_some());
+                Ok(if settled { self.keep(index, own) } else { Arc::new(own) })
+            }
+            Err(KeyError::Problems(problems)) => Err(Decision::Broken(problems)),
+            Err(KeyError::ConfigUnknown(references)) => {
+                let owners: Vec<String> =
+                    references.iter().filter_map(|text| parents.get(text)).map(|parent| self.graph.node(*parent).owner.to_string()).collect();
+                let unsettled = parents.values().any(|parent| values(*parent).is_none());
+                let never = self.past.latest(&self.graph.node(index).label(), &self.graph.node(index).platform).is_none();
+                Err(match (never, unsettled) {
+                    (true, _) => self.run(index, vec![Reason::NeverBuilt], None),
+                    (false, true) => Decision::Maybe(owners.join(", ")),
+                    (false, false) => Decision::Maybe(format!("config of {} not here", owners.join(", "))),
+                })
+            }
+        }
+    }
+
+    fn keep(&self, index: NodeIndex, own: Own) -> Arc<Own> {
+        let own = Arc::new(own);
+        self.owns.lock().unwrap_or_else(PoisonError::into_inner).insert(index, own.clone());
+        own
+    }
+
+    /// Forgets what was computed of a node, since what it stands on has changed.
+    pub fn forget(&self, index: NodeIndex) {
+        self.owns.lock().unwrap_or_else(PoisonError::into_inner).remove(&index);
+    }
+}
+
+/// The parents of a test Dockerfile, its subject among them.
+pub(crate) fn subject_and(test: &TestNode<'_>) -> BTreeMap<String, NodeIndex> {
+    let mut parents = test.parents.clone();
+    if test.dockerfile.is_some() {
+        parents.insert(SUBJECT.to_owned(), test.subject);
+    }
+    parents
+}
+
+fn is_dependency(part: &Component) -> bool {
+    part.name == "subject" || part.name.starts_with("base ") || part.name.starts_with("parent ")
+}
+
+struct SettledConfigs<'a> {
+    parents: &'a BTreeMap<String, NodeIndex>,
+    values: &'a Values<'a>,
+    past: &'a dyn Past,
+}
+
+impl Configs for SettledConfigs<'_> {
+    fn config(&self, reference: &str) -> Option<Arc<ImageConfig>> {
+        match (self.values)(*self.parents.get(reference)?)? {
+            Value::Base { image, .. } | Value::Image { image, .. } => self.past.config(image),
+            _ => None,
+        }
+    }
+}
+
+/// Nodes by the length of the longest path below them: those of one level depend on none of each other.
+fn levels(graph: &Graph<'_>) -> Vec<Vec<NodeIndex>> {
+    let mut level_of: BTreeMap<NodeIndex, usize> = BTreeMap::new();
+    let mut levels: Vec<Vec<NodeIndex>> = Vec::new();
+    for index in graph.order() {
+        let level = graph.dependencies(*index).iter().filter_map(|needed| level_of.get(needed)).max().map_or(0, |below| below + 1);
+        level_of.insert(*index, level);
+        if levels.len() == level {
+            levels.push(Vec::new());
+        }
+        levels[level].push(*index);
+    }
+    levels
+}

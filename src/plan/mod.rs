@@ -1,0 +1,11 @@
+//! Decisions: for every node fresh, run, maybe or blocked, each with its reason. Pure but for reading the inputs that count:
+//! asks no engine and no registry. Execution decides with the same code when a node is popped.
+
+mod decide;
+mod past;
+mod records;
+
+pub(crate) use decide::subject_and;
+pub use decide::{Decision, Planner, PlannerOptions, Value, Values};
+pub use records::Records;
+pub use past::{LockedBase, NameScope, Past, PastName, PastResult};

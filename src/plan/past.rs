@@ -1,0 +1,59 @@
+//! What planning is told of the past: results, names, configs, locked bases. As data, from record and lock.
+
+use std::sync::Arc;
+
+use crate::component::Component;
+use crate::digest::{Digest, ImageId, Key};
+use crate::image::ImageConfig;
+use crate::label::NodeLabel;
+use crate::platform::Platform;
+use crate::reference::Reference;
+
+pub use crate::record::NameScope;
+
+/// A recorded result of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PastResult {
+    /// Under which key.
+    pub key: Key,
+    /// Whether it is a success (a flaky test is).
+    pub good: bool,
+    /// The image it made, or tested.
+    pub image: Option<ImageId>,
+    /// In which run.
+    pub run: String,
+}
+
+/// Where igraph last put a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PastName {
+    /// Key of the name's node then.
+    pub key: Key,
+    /// The image it points at.
+    pub image: ImageId,
+    /// It belongs to a group that a killed run may have left half-moved.
+    pub in_flight: bool,
+}
+
+/// A base as the lock has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LockedBase {
+    /// Digest of the platform's manifest.
+    pub manifest: Digest,
+    /// Digest of its config: the image id.
+    pub config: ImageId,
+}
+
+/// The past.
+pub trait Past: Sync {
+    /// The result under a key.
+    fn result(&self, key: Key) -> Option<PastResult>;
+    /// The newest result of a node, with the components of its key.
+    fn latest(&self, label: &NodeLabel, platform: &Platform) -> Option<(PastResult, Vec<Component>)>;
+    /// A name.
+    fn name(&self, scope: NameScope, name: &Reference) -> Option<PastName>;
+    /// The config of an image.
+    fn config(&self, image: ImageId) -> Option<Arc<ImageConfig>>;
+    /// A base.
+    fn locked(&self, reference: &Reference, platform: &Platform) -> Option<LockedBase>;
+}

@@ -1,0 +1,102 @@
+//! The past, read from `state.db` and `igraph.lock`: what thousands of nodes ask is read at once, the rest when asked.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::past::{LockedBase, NameScope, Past, PastName, PastResult};
+use crate::component::Component;
+use crate::digest::{ImageId, Key};
+use crate::graph::KnownConfigs;
+use crate::image::ImageConfig;
+use crate::label::NodeLabel;
+use crate::lock::LockFile;
+use crate::platform::Platform;
+use crate::record::{RecordError, State, Summary};
+use crate::reference::Reference;
+
+/// The past of one workspace.
+pub struct Records<'a> {
+    state: &'a State,
+    lock: &'a LockFile,
+    results: HashMap<Key, Summary>,
+    names: HashMap<(NameScope, Reference), PastName>,
+    configs: Mutex<HashMap<ImageId, Arc<ImageConfig>>>,
+    owners: Mutex<HashMap<(NodeLabel, Platform), Option<Arc<ImageConfig>>>>,
+}
+
+impl<'a> Records<'a> {
+    /// Reads the newest result of every key, and all names.
+    ///
+    /// # Errors
+    /// Of the database.
+    pub fn read(state: &'a State, lock: &'a LockFile) -> Result<Self, RecordError> {
+        let in_flight: HashSet<Reference> =
+            state.journal()?.into_iter().flat_map(|(_, group)| group.names).map(|name| name.name).collect();
+        let names = state.names()?.into_iter().map(|name| {
+            let in_flight = name.scope == NameScope::Registry && in_flight.contains(&name.name);
+            ((name.scope, name.name), PastName { key: name.key, image: name.image, in_flight })
+        });
+        Ok(Self {
+            state,
+            lock,
+            results: state.summaries()?,
+            names: names.collect(),
+            configs: Mutex::default(),
+            owners: Mutex::default(),
+        })
+    }
+}
+
+impl Past for Records<'_> {
+    fn result(&self, key: Key) -> Option<PastResult> {
+        let summary = self.results.get(&key)?;
+        let good = summary.verdict.is_good();
+        // the run is told only of failures
+        let run = if good { String::new() } else { self.state.result(&key).ok().flatten().map(|result| result.run).unwrap_or_default() };
+        Some(PastResult { key, good, image: summary.image, run })
+    }
+
+    fn latest(&self, label: &NodeLabel, platform: &Platform) -> Option<(PastResult, Vec<Component>)> {
+        let result = self.state.latest(label, platform).ok().flatten()?;
+        let past = PastResult {
+            key: result.key,
+            good: result.verdict.is_good(),
+            image: result.image.map(|image| image.id),
+            run: result.run,
+        };
+        Some((past, result.components))
+    }
+
+    fn name(&self, scope: NameScope, name: &Reference) -> Option<PastName> {
+        self.names.get(&(scope, name.clone())).cloned()
+    }
+
+    fn config(&self, image: ImageId) -> Option<Arc<ImageConfig>> {
+        if let Some(config) = self.configs.lock().unwrap_or_else(PoisonError::into_inner).get(&image) {
+            return Some(config.clone());
+        }
+        let config = Arc::new(self.state.config(image.0).ok().flatten()?);
+        self.configs.lock().unwrap_or_else(PoisonError::into_inner).insert(image, config.clone());
+        Some(config)
+    }
+
+    fn locked(&self, reference: &Reference, platform: &Platform) -> Option<LockedBase> {
+        self.lock.entry(reference, platform).map(|entry| LockedBase { manifest: entry.manifest, config: ImageId(entry.config) })
+    }
+}
+
+impl KnownConfigs for Records<'_> {
+    fn known(&self, owner: &NodeLabel, platform: &Platform) -> Option<Arc<ImageConfig>> {
+        let asked = (owner.clone(), platform.clone());
+        if let Some(config) = self.owners.lock().unwrap_or_else(PoisonError::into_inner).get(&asked) {
+            return config.clone();
+        }
+        let image = match owner {
+            NodeLabel::Outside(reference) => self.locked(reference, platform).map(|locked| locked.config),
+            _ => self.state.latest_success(owner, platform).ok().flatten().and_then(|result| result.image).map(|image| image.id),
+        };
+        let config = image.and_then(|image| self.config(image));
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner).insert(asked, config.clone());
+        config
+    }
+}

@@ -1,0 +1,179 @@
+//! The layer compressor: gzip whose bytes depend on the content alone, not on read sizes, threads or memory. Knows no tar.
+//!
+//! The input is cut every [`GZIP_MEMBER`] bytes and each piece becomes a gzip member of its own (RFC 1952, 2.2: members
+//! simply follow each other), compressed by libdeflate at one level, several at a time. Streaming encoders won't do: the
+//! bytes of flate2 depend on how much each `write` hands over.
+
+use std::io::{Read, Write};
+
+use libdeflater::{CompressionLvl, Compressor};
+use rayon::iter::{IntoParallelRefMutIterator as _, ParallelIterator as _};
+use sha2::{Digest as _, Sha256};
+
+use crate::digest::Digest;
+
+/// Bytes of input per gzip member. Another value means other digests for the same layers.
+pub const GZIP_MEMBER: usize = 4 << 20;
+const LEVEL: i32 = 6;
+/// Members in memory at a time, at most.
+const WIDEST: usize = 8;
+
+/// What packing a layer found out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packed {
+    /// Digest of what was read.
+    pub diff_id: Digest,
+    /// Digest of what was written.
+    pub digest: Digest,
+    /// Bytes written.
+    pub size: u64,
+}
+
+struct Member {
+    compressor: Compressor,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    failed: bool,
+}
+
+impl Member {
+    fn new() -> std::io::Result<Self> {
+        let level = CompressionLvl::new(LEVEL).map_err(|_| std::io::Error::other("libdeflate has no such level"))?;
+        Ok(Self { compressor: Compressor::new(level), input: Vec::new(), output: Vec::new(), failed: false })
+    }
+
+    /// Reads a whole member's input, or what is left; says whether there may be more.
+    fn fill(&mut self, reader: &mut dyn Read) -> std::io::Result<bool> {
+        self.input.clear();
+        reader.take(GZIP_MEMBER as u64).read_to_end(&mut self.input)?;
+        Ok(self.input.len() == GZIP_MEMBER)
+    }
+
+    fn compress(&mut self) {
+        self.output.resize(self.compressor.gzip_compress_bound(self.input.len()), 0);
+        match self.compressor.gzip_compress(&self.input, &mut self.output) {
+            Ok(length) => self.output.truncate(length),
+            Err(_) => self.failed = true,
+        }
+    }
+}
+
+/// Packs what `reader` gives into `writer`. Holds a few members in memory, however long the input.
+///
+/// # Errors
+/// Of reader and writer.
+pub fn pack(reader: &mut dyn Read, writer: &mut dyn Write) -> std::io::Result<Packed> {
+    let width = rayon::current_num_threads().clamp(1, WIDEST);
+    let mut members = (0..width).map(|_| Member::new()).collect::<std::io::Result<Vec<_>>>()?;
+    let (mut plain, mut packed, mut size) = (Sha256::new(), Sha256::new(), 0);
+    let mut more = true;
+    while more {
+        let mut filled = 0;
+        while more && filled < width {
+            let member = &mut members[filled];
+            more = member.fill(reader)?;
+            // an empty member only where there is nothing else: cuts at the very end make none
+            if member.input.is_empty() && (size > 0 || filled > 0) {
+                break;
+            }
+            plain.update(&member.input);
+            filled += 1;
+        }
+        members[..filled].par_iter_mut().for_each(Member::compress);
+        for member in &members[..filled] {
+            if member.failed {
+                return Err(std::io::Error::other("libdeflate found its own bound too small"));
+            }
+            packed.update(&member.output);
+            writer.write_all(&member.output)?;
+            size += member.output.len() as u64;
+        }
+    }
+    Ok(Packed { diff_id: Digest::from_bytes(plain.finalize().into()), digest: Digest::from_bytes(packed.finalize().into()), size })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Compressible and not, the same on every machine.
+    fn content(length: usize) -> Vec<u8> {
+        let mut state = 0x2545_f491_4f6c_dd1d_u64;
+        let mut bytes = Vec::with_capacity(length + 8);
+        while bytes.len() < length {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            match state % 3 {
+                0 => bytes.extend_from_slice(&state.to_le_bytes()),
+                _ => bytes.extend_from_slice(b"usr/share/doc/"),
+            }
+        }
+        bytes.truncate(length);
+        bytes
+    }
+
+    /// Gives at most `self.1` bytes a read.
+    struct Trickle<'a>(&'a [u8], usize);
+
+    impl Read for Trickle<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            let length = self.1.min(buffer.len());
+            self.0.read(&mut buffer[..length])
+        }
+    }
+
+    fn packed(bytes: &[u8], step: usize, threads: usize) -> (Packed, Vec<u8>) {
+        let mut out = Vec::new();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let found = pool.install(|| pack(&mut Trickle(bytes, step), &mut out)).unwrap();
+        (found, out)
+    }
+
+    #[test]
+    fn bytes_depend_on_nothing_but_the_content() {
+        let bytes = content(2 * GZIP_MEMBER + 12_345);
+        let (first, _) = packed(&bytes, usize::MAX, 1);
+        for (step, threads) in [(4096, 1), (65_537, 2), (usize::MAX, 2), (1 << 20, 5), (7_777, 9)] {
+            assert_eq!(packed(&bytes, step, threads).0, first, "{step} bytes a read, {threads} threads");
+        }
+        assert_eq!(first.diff_id, Digest::of(&bytes));
+    }
+
+    #[test]
+    fn digests_are_pinned() {
+        // another libdeflate may write other bytes: then this is a change of every layer pushed, and worth a decision
+        let digests: Vec<String> = [0, 1, GZIP_MEMBER, GZIP_MEMBER + 1]
+            .iter()
+            .map(|length| packed(&content(*length), usize::MAX, 2).0)
+            .map(|found| format!("{} {}", found.digest, found.size))
+            .collect();
+        insta::assert_snapshot!(digests.join("\n"), @"");
+    }
+
+    #[test]
+    fn readers_of_gzip_read_it() {
+        for length in [0, 1, GZIP_MEMBER - 1, GZIP_MEMBER, GZIP_MEMBER + 1, 2 * GZIP_MEMBER] {
+            let bytes = content(length);
+            let (found, out) = packed(&bytes, usize::MAX, 2);
+            assert_eq!((found.digest, found.size), (Digest::of(&out), out.len() as u64));
+            let mut back = Vec::new();
+            flate2::read::MultiGzDecoder::new(out.as_slice()).read_to_end(&mut back).unwrap();
+            assert!(back == bytes, "{length} bytes");
+            let members = length.div_ceil(GZIP_MEMBER).max(1);
+            let headers = out.windows(10).filter(|window| *window == &out[..10]).count();
+            assert_eq!(headers, members, "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn errors_of_the_reader_come_through() {
+        struct Broken;
+        impl Read for Broken {
+            fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+                Err(std::io::Error::other("no more"))
+            }
+        }
+        assert_eq!(pack(&mut Broken, &mut std::io::sink()).unwrap_err().to_string(), "no more");
+    }
+}
