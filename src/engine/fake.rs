@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::digest::{Digest, ImageId, Key};
-use crate::dockerfile::{Command, CommandLine, Dockerfile, Resolved, ResolvedStage, FromTarget};
+use crate::dockerfile::{Command, CommandLine, Dockerfile, FromTarget, Resolved, ResolvedStage};
 use crate::engine::{Attempt, BuildRequest, Collected, Engine, EngineIdentity, ExportSink, TestRequest};
 use crate::event::Stream;
 use crate::failure::Failure;
@@ -268,9 +268,9 @@ impl FakeEngine {
             attempt.output.line(Stream::Engine, &format!("RUN {text}"));
             let code = interpret(&text, wait)?;
             if code != 0 {
-                let source = request.dockerfile.source();
-                let (line, _) = Place { source: source.clone(), span: step.instruction.span.clone(), note: None }.line_column();
-                return Err(Failure::step(format!("exit {code} at RUN {text} ({}:{line})", source.path)).exit_code(code));
+                let place = Place { source: step.source.clone(), span: step.instruction.span.clone(), note: None };
+                let message = format!("exit {code} at RUN {text} ({}:{})", place.source.path, place.line_column().0);
+                return Err(Failure::step(message).exit_code(code));
             }
         }
         Ok(())

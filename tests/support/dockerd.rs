@@ -103,7 +103,7 @@ impl Drop for Dockerd {
     fn drop(&mut self) {
         let child = self.child.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
         let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap_or_default());
-        drop(nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM));
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
         let deadline = Instant::now() + Duration::from_secs(30);
         while matches!(child.try_wait(), Ok(None)) {
             if Instant::now() > deadline {
@@ -123,6 +123,6 @@ fn unmount_below(folder: &Path) {
     let prefix = format!("{}/", folder.display());
     let points = mounts.lines().filter_map(|line| line.split(' ').nth(1)).filter(|point| point.starts_with(&prefix));
     for point in points.collect::<Vec<_>>().into_iter().rev() {
-        drop(nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH));
+        let _ = nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH);
     }
 }

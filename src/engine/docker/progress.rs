@@ -46,8 +46,9 @@ impl Joiner {
     }
 
     fn rest(&mut self) -> Option<String> {
-        let rest = std::mem::take(&mut self.0);
-        (!rest.is_empty()).then(|| clean(&rest))
+        let rest = clean(&std::mem::take(&mut self.0));
+        // what only switched a colour back is no line
+        (!rest.is_empty()).then_some(rest)
     }
 }
 

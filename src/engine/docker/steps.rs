@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use crate::dockerfile::{Command, Dockerfile, Instruction, Resolved};
+use crate::dockerfile::{Command, Dockerfile, FromTarget, Instruction, Resolved, ResolvedStage, Step};
 use crate::problem::Place;
 
 /// The exit code in a daemon's error.
@@ -32,15 +32,25 @@ pub(super) fn plain_error(error: &str) -> String {
 
 /// `RUN make (Dockerfile:7)` for the name that BuildKit or the classic builder gave a step; `None` where it can't be told.
 pub(super) fn place_of(name: &str, dockerfile: &Dockerfile, resolved: &Resolved) -> Option<String> {
-    let instruction = if let Some(step) = name.strip_prefix("Step ") {
-        classic_instruction(step, dockerfile, resolved)?
-    } else {
-        buildkit_instruction(name, dockerfile, resolved)?
+    let (stage, step) = match name.strip_prefix("Step ") {
+        Some(step) => classic_step(step, resolved)?,
+        None => buildkit_step(name, dockerfile, resolved)?,
     };
-    let source = dockerfile.source();
-    let (line, _) = Place { source: source.clone(), span: instruction.span.clone(), note: None }.line_column();
-    let written = source.text.get(instruction.span.clone()).unwrap_or_default();
-    Some(format!("{} ({}:{line})", shortened(written, dockerfile.directives().escape), source.path))
+    let from = &dockerfile.stages().get(stage.index)?.from;
+    let escape = dockerfile.directives().escape;
+    let line_of = |instruction: &Instruction| {
+        Place { source: dockerfile.source().clone(), span: instruction.span.clone(), note: None }.line_column().0
+    };
+    let (text, line) = match step {
+        Some(step) if step.trigger => (format!("ONBUILD {}", shortened(&step.instruction.text, escape)), line_of(from)),
+        Some(step) => {
+            let written = step.source.text.get(step.instruction.span.clone()).unwrap_or_default();
+            (shortened(written, escape), line_of(&step.instruction))
+        }
+        // the text, not the source: a test's FROM may stand in no file
+        None => (shortened(&from.text, escape), line_of(from)),
+    };
+    Some(format!("{text} ({}:{line})", dockerfile.source().path))
 }
 
 /// The head of an instruction on one line.
@@ -64,13 +74,15 @@ fn shortened(written: &str, escape: char) -> String {
     }
 }
 
-/// `[n/total] …` or `[stage n/total] …`, with a platform before the stage when there are several. FROM and what makes a layer count.
-/// Counted from the end, so that ONBUILD triggers, which the daemon puts first, don't matter.
-fn buildkit_instruction<'a>(name: &str, dockerfile: &'a Dockerfile, resolved: &'a Resolved) -> Option<&'a Instruction> {
+/// A stage, and a step of it; `None` for its FROM.
+type Found<'a> = (&'a ResolvedStage, Option<&'a Step>);
+
+/// `[n/total] …` or `[stage n/total] …`, with a platform before the stage when there are several. FROM of an image and what makes a
+/// layer count, triggers first; the total leaves triggers out, at least up to Docker 20.10, so nothing is counted from the end.
+fn buildkit_step<'a>(name: &str, dockerfile: &Dockerfile, resolved: &'a Resolved) -> Option<Found<'a>> {
     let (inside, _) = name.strip_prefix('[')?.split_once(']')?;
     let words: Vec<&str> = inside.split_whitespace().collect();
-    let (number, total) = words.last()?.split_once('/')?;
-    let behind = total.parse::<usize>().ok()?.checked_sub(number.parse().ok()?)?;
+    let number: usize = words.last()?.split_once('/')?.0.parse().ok()?;
     let stage_name = words.len().checked_sub(2).and_then(|at| words.get(at)).filter(|word| !word.contains('/'));
     let stage = match stage_name {
         None => resolved.steps.last()?,
@@ -81,31 +93,25 @@ fn buildkit_instruction<'a>(name: &str, dockerfile: &'a Dockerfile, resolved: &'
             by_name.or_else(|| resolved.steps.get(wanted.strip_prefix("stage-")?.parse::<usize>().ok()?))?
         }
     };
-    let counts = |instruction: &&Instruction| {
-        matches!(instruction.command, Command::Add(..) | Command::Copy(..) | Command::Run(..) | Command::Workdir(..))
-    };
-    let layers: Vec<&Instruction> = stage.steps.iter().map(|step| &step.instruction).filter(counts).collect();
-    match layers.len().checked_sub(behind + 1) {
-        Some(at) => layers.get(at).copied(),
-        None => dockerfile.stages().get(stage.index).map(|stage| &stage.from),
-    }
+    let counts =
+        |step: &&Step| matches!(step.instruction.command, Command::Add(..) | Command::Copy(..) | Command::Run(..) | Command::Workdir(..));
+    let from = usize::from(matches!(stage.base, FromTarget::Image(_)));
+    let at = number.checked_sub(from + 1);
+    Some((stage, at.and_then(|at| stage.steps.iter().filter(counts).nth(at))))
 }
 
 /// `n/total : …`: every instruction counts, in order; counted from the end, so that what stands before the first FROM does not matter.
-fn classic_instruction<'a>(step: &str, dockerfile: &'a Dockerfile, resolved: &'a Resolved) -> Option<&'a Instruction> {
+/// Triggers run within their FROM's step.
+fn classic_step<'a>(step: &str, resolved: &'a Resolved) -> Option<Found<'a>> {
     let (count, _) = step.split_once(" : ")?;
     let (number, total) = count.split_once('/')?;
     let mut behind = total.parse::<usize>().ok()?.checked_sub(number.parse().ok()?)?;
     for stage in resolved.steps.iter().rev() {
-        let own: Vec<&Instruction> = stage.steps.iter().filter(|step| !step.trigger).map(|step| &step.instruction).collect();
-        if behind < own.len() {
-            return own.get(own.len() - 1 - behind).copied();
+        let own: Vec<&Step> = stage.steps.iter().filter(|step| !step.trigger).collect();
+        if behind <= own.len() {
+            return Some((stage, own.len().checked_sub(behind + 1).and_then(|at| own.get(at).copied())));
         }
-        behind -= own.len();
-        if behind == 0 {
-            return dockerfile.stages().get(stage.index).map(|stage| &stage.from);
-        }
-        behind -= 1;
+        behind -= own.len() + 1;
     }
     None
 }
@@ -138,5 +144,46 @@ mod tests {
         assert_eq!(shortened("RUN apt-get update \\\n   && apt-get   install x", '\\'), "RUN apt-get update && apt-get install x");
         assert_eq!(shortened("RUN <<EOF\nmake\nEOF", '\\'), "RUN <<EOF");
         assert_eq!(shortened(&format!("RUN {}", "é".repeat(80)), '\\'), format!("RUN {}…", "é".repeat(56)));
+    }
+
+    #[test]
+    fn steps_are_found_in_the_users_file() {
+        use crate::dockerfile::{Configs, Request};
+        use crate::image::ImageConfig;
+        use std::collections::BTreeMap;
+        use std::sync::Arc;
+
+        struct Triggering;
+        impl Configs for Triggering {
+            fn config(&self, reference: &str) -> Option<Arc<ImageConfig>> {
+                let on_build = if reference == "parent" { vec!["RUN in-the-base".to_owned(), "ENV T=1".to_owned()] } else { Vec::new() };
+                Some(Arc::new(ImageConfig { on_build, ..ImageConfig::default() }))
+            }
+        }
+        let text = "ARG GLOBAL=1\n\nFROM base AS build\nENV A=1\nRUN make \\\n  all\n# comment\nWORKDIR /w\n\
+                    FROM base AS unused\nRUN unused\nFROM parent\nLABEL a=b\nCOPY --from=build /x /x\nRUN test\n";
+        let source = Arc::new(crate::problem::Source { path: "p/Dockerfile".into(), text: text.into() });
+        let dockerfile = crate::dockerfile::parse(&source).unwrap();
+        let (args, platform) = (BTreeMap::new(), "linux/amd64".parse().unwrap());
+        let request = Request { target: None, args: &args, platform: &platform, build_platform: &platform };
+        let resolved = dockerfile.resolve(&request, &Triggering).unwrap();
+        for (name, place) in [
+            ("[build 1/3] FROM docker.io/igraph/base", Some("FROM base AS build (p/Dockerfile:3)")),
+            ("[build 2/3] RUN make   all", Some("RUN make all (p/Dockerfile:5)")),
+            ("[build 3/3] WORKDIR /w", Some("WORKDIR /w (p/Dockerfile:8)")),
+            ("[stage-1 1/3] FROM docker.io/igraph/parent", Some("FROM parent (p/Dockerfile:11)")),
+            ("[stage-1 2/3] RUN in-the-base", Some("ONBUILD RUN in-the-base (p/Dockerfile:11)")),
+            ("[stage-1 3/3] COPY --from=build /x /x", Some("COPY --from=build /x /x (p/Dockerfile:13)")),
+            ("[linux/amd64 stage-1 4/3] RUN test", Some("RUN test (p/Dockerfile:14)")),
+            ("[internal] load build context", None),
+            ("exporting to image", None),
+            ("Step 3/9 : ENV A=1", Some("ENV A=1 (p/Dockerfile:4)")),
+            ("Step 4/9 : RUN make", Some("RUN make all (p/Dockerfile:5)")),
+            ("Step 6/9 : FROM igraph/parent", Some("FROM parent (p/Dockerfile:11)")),
+            ("Step 8/9 : COPY --from=build", Some("COPY --from=build /x /x (p/Dockerfile:13)")),
+            ("Step 9/9 : RUN test", Some("RUN test (p/Dockerfile:14)")),
+        ] {
+            assert_eq!(place_of(name, &dockerfile, &resolved).as_deref(), place, "{name}");
+        }
     }
 }
