@@ -1,24 +1,29 @@
-//! The machine's clock.
+//! The system's clock: the only place that reads time. Knows nothing of what it is for.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::cancel::Cancel;
 use crate::clock::{Clock, Timestamp};
 
-struct System {
+/// Wall clock and monotonic clock of this machine.
+#[derive(Debug)]
+struct SystemClock {
     start: Instant,
 }
 
-/// The machine's clock.
+/// The system's clock; its monotonic time begins now.
 pub fn system() -> Arc<dyn Clock> {
-    Arc::new(System { start: Instant::now() })
+    Arc::new(SystemClock { start: Instant::now() })
 }
 
-impl Clock for System {
+impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+        let milliseconds = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+        Timestamp(match SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) {
+            Ok(since) => milliseconds(since),
+            Err(before) => -milliseconds(before.duration()),
+        })
     }
 
     fn monotonic(&self) -> Duration {
@@ -26,14 +31,34 @@ impl Clock for System {
     }
 
     fn sleep(&self, wait: Duration, cancel: &Cancel) -> bool {
-        let until = Instant::now() + wait;
-        while !cancel.is_cancelled() {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return true;
+        // short enough that Ctrl-C is not felt to hang
+        const STEP: Duration = Duration::from_millis(25);
+        let end = Instant::now() + wait;
+        loop {
+            if cancel.is_cancelled() {
+                return false;
             }
-            std::thread::sleep(left.min(Duration::from_millis(50)));
+            match end.checked_duration_since(Instant::now()) {
+                Some(left) if !left.is_zero() => std::thread::sleep(left.min(STEP)),
+                _ => return true,
+            }
         }
-        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cancelled_sleep_ends_and_a_whole_one_lasts() {
+        let clock = system();
+        let before = clock.monotonic();
+        assert!(clock.sleep(Duration::from_millis(30), &Cancel::new()));
+        assert!(clock.monotonic() - before >= Duration::from_millis(30));
+        let cancel = Cancel::new();
+        cancel.cancel();
+        assert!(!clock.sleep(Duration::from_secs(86_400), &cancel));
+        assert!(clock.now() > Timestamp(1_700_000_000_000));
     }
 }

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::io::{self, BufWriter, Write};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anstyle::{AnsiColor, Style};
 
@@ -12,9 +12,37 @@ use super::error::Error;
 
 /// Writes data and messages.
 pub struct Printer {
-    data: Mutex<Box<dyn Write + Send>>,
-    people: Mutex<Box<dyn Write + Send>>,
+    data: Handle,
+    people: Handle,
     color: bool,
+}
+
+/// One of the two ways out, for a report that writes to it by itself. Clones share it.
+#[derive(Clone)]
+pub struct Handle(Arc<Mutex<Box<dyn Write + Send>>>);
+
+impl Handle {
+    fn new(out: impl Write + Send + 'static) -> Self {
+        Self(Arc::new(Mutex::new(Box::new(out))))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Box<dyn Write + Send>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Write for Handle {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.lock().write(bytes)
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.lock().write_all(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.lock().flush()
+    }
 }
 
 /// How a message begins.
@@ -33,7 +61,7 @@ impl Printer {
 
     /// To `data` and `people`.
     pub fn to(data: impl Write + Send + 'static, people: impl Write + Send + 'static, color: bool) -> Self {
-        Self { data: Mutex::new(Box::new(data)), people: Mutex::new(Box::new(people)), color }
+        Self { data: Handle::new(data), people: Handle::new(people), color }
     }
 
     /// Whether people get colour.
@@ -41,12 +69,22 @@ impl Printer {
         self.color
     }
 
+    /// stdout, for a report that writes by itself.
+    pub fn data_handle(&self) -> Handle {
+        self.data.clone()
+    }
+
+    /// stderr, for a console that writes by itself.
+    pub fn people_handle(&self) -> Handle {
+        self.people.clone()
+    }
+
     /// Writes data, as it is; it may stay in a buffer until [`Self::flush`].
     ///
     /// # Errors
     /// [`Error::ClosedPipe`] where the reader has gone, else why stdout could not be written.
     pub fn data(&self, text: fmt::Arguments<'_>) -> Result<(), Error> {
-        lock(&self.data).write_fmt(text).map_err(Error::stdout)
+        self.data.lock().write_fmt(text).map_err(Error::stdout)
     }
 
     /// Writes one line of data.
@@ -62,7 +100,7 @@ impl Printer {
     /// # Errors
     /// As [`Self::data`].
     pub fn document(&self, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Error> {
-        let mut data = lock(&self.data);
+        let mut data = self.data.lock();
         write(&mut **data).and_then(|()| data.flush()).map_err(Error::stdout)
     }
 
@@ -71,7 +109,7 @@ impl Printer {
     /// # Errors
     /// As [`Self::data`].
     pub fn flush(&self) -> Result<(), Error> {
-        lock(&self.data).flush().map_err(Error::stdout)
+        self.data.lock().flush().map_err(Error::stdout)
     }
 
     /// Tells people something, as it is, on a line of its own.
@@ -120,13 +158,9 @@ impl Printer {
 
     /// Nobody can be told that stderr is closed, so its errors end here.
     fn tell(&self, text: fmt::Arguments<'_>) {
-        let mut people = lock(&self.people);
+        let mut people = self.people.lock();
         let _closed = people.write_fmt(text).and_then(|()| people.flush());
     }
-}
-
-fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -203,10 +203,10 @@ impl RunSelector {
         !text.contains(['/', ':'])
     }
 
-    /// The run that is meant, of `ids` in order of time, newest last. `None` where there is none or more than one.
+    /// The run that is meant, of `ids` in order of time, newest first. `None` where there is none or more than one.
     pub fn choose<'a>(&self, ids: &[&'a str]) -> Option<&'a str> {
         match self {
-            Self::Back(back) => ids.iter().rev().nth(*back).copied(),
+            Self::Back(back) => ids.get(*back).copied(),
             Self::Id(id) => {
                 let mut starting = ids.iter().filter(|candidate| candidate.starts_with(id.as_str()));
                 match (ids.iter().find(|candidate| *candidate == id), starting.next(), starting.next()) {
@@ -321,7 +321,7 @@ mod tests {
 
     #[test]
     fn runs() {
-        let ids = ["7f3k", "7f4x", "aaaa"];
+        let ids = ["aaaa", "7f4x", "7f3k"];
         for (text, chosen) in
             [("last", Some("aaaa")), ("last~2", Some("7f3k")), ("last~3", None), ("a", Some("aaaa")), ("7f", None), ("7f4x", Some("7f4x"))]
         {

@@ -125,6 +125,17 @@ impl Board {
     }
 }
 
+/// What a node of this kind is called when it went well.
+pub(super) fn done_verb(kind: NodeKind) -> &'static str {
+    match kind {
+        NodeKind::Base => "BASE",
+        NodeKind::Image => "BUILD",
+        NodeKind::Test => "PASS",
+        NodeKind::Tag => "TAG",
+        NodeKind::Push => "PUSH",
+    }
+}
+
 /// `2.0s` of milliseconds.
 pub(super) fn seconds(milliseconds: u64) -> String {
     let tenths = milliseconds.saturating_add(50) / 100;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::time::Duration;
 
-use super::board::{Board, Running, seconds};
+use super::board::{Board, Running, done_verb, seconds};
 use super::fold::Fold;
 use super::line::{Line, Lines, Tone};
 use super::tail::clean;
@@ -413,16 +413,6 @@ impl<W: Write + Send> Fold for Console<W> {
         for (doing, age, label, activity) in due {
             self.put(&Line { verb: doing, tone: Tone::Dim, time: Some(age), label: &label, note: &activity, may_cut: true });
         }
-    }
-}
-
-fn done_verb(kind: NodeKind) -> &'static str {
-    match kind {
-        NodeKind::Base => "BASE",
-        NodeKind::Image => "BUILD",
-        NodeKind::Test => "PASS",
-        NodeKind::Tag => "TAG",
-        NodeKind::Push => "PUSH",
     }
 }
 

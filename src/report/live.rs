@@ -35,7 +35,8 @@ pub struct Live<W> {
     console: Console<Vec<u8>>,
     out: W,
     area: MultiProgress,
-    rows: Vec<ProgressBar>,
+    /// All rows are one bar's message, so that they are drawn at once or not at all.
+    rows: Option<ProgressBar>,
     lines: Lines,
     width: usize,
     goal: Goal,
@@ -51,7 +52,7 @@ impl<W: Write + Send> Live<W> {
             console: Console::new(Vec::new(), options),
             out,
             area: MultiProgress::with_draw_target(target),
-            rows: Vec::new(),
+            rows: None,
             lines: Lines::new(options.color, Some(width.saturating_sub(1))),
             width,
             goal: Goal::default(),
@@ -69,22 +70,19 @@ impl<W: Write + Send> Live<W> {
 
     /// Makes the area show these rows.
     fn show(&mut self, rows: &[String]) {
-        while self.rows.len() > rows.len() {
-            if let Some(row) = self.rows.pop() {
-                row.finish_and_clear();
-                self.area.remove(&row);
+        if rows.is_empty() {
+            if let Some(bar) = self.rows.take() {
+                bar.finish_and_clear();
+                self.area.remove(&bar);
             }
+            return;
         }
-        while self.rows.len() < rows.len() {
-            let row = self.area.add(ProgressBar::no_length());
-            row.set_style(ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_bar()));
-            self.rows.push(row);
-        }
-        for (row, text) in self.rows.iter().zip(rows) {
-            if row.message() != *text {
-                row.set_message(text.clone());
-            }
-        }
+        let bar = self.rows.get_or_insert_with(|| {
+            let bar = self.area.add(ProgressBar::no_length());
+            bar.set_style(ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar
+        });
+        bar.set_message(rows.join("\n"));
     }
 }
 
@@ -125,7 +123,7 @@ fn rows(board: &Board, tally: &Tally, goal: Goal, lines: &mut Lines, width: usiz
         .collect();
     // what was fresh from the start is no progress; a `maybe` that turned out fresh is
     let done = (tally.finished() - tally.fresh() + tally.fresh().saturating_sub(goal.fresh)).min(goal.todo);
-    let filled = if goal.todo == 0 { 0 } else { BAR * done / goal.todo };
+    let filled = (BAR * done).checked_div(goal.todo).unwrap_or(0);
     let elapsed = now.since(goal.since).as_secs();
     let bar = format!(
         "           {}{} {done} of {}, {} running, {}m{:02}s",

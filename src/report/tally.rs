@@ -26,7 +26,7 @@ fn of(counts: &Counts, kind: NodeKind) -> usize {
     *counts.clone().of(kind)
 }
 
-fn plural(number: usize, word: &str) -> String {
+pub(super) fn plural(number: usize, word: &str) -> String {
     match (number, word) {
         (1, _) => format!("1 {word}"),
         (_, "push") => format!("{number} pushes"),

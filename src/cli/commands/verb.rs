@@ -189,8 +189,8 @@ impl Session<'_> {
         if self.depth == Depth::Push {
             self.prove_credentials(&client)?;
         }
-        let recorder = Recorder::begin(self.state.folder(), &run)?;
-        let reporting = Reporting::begin(self.args, context, self.clock.clone(), recorder);
+        let recorder = Arc::new(Recorder::begin(self.state.folder(), &run)?);
+        let reporting = Reporting::begin(&self.args.output, context, self.clock.clone(), recorder.clone())?;
         let begin = self.clock.monotonic();
         reporting.emit(&Event::RunStarted {
             run: run.clone(),
@@ -243,7 +243,9 @@ impl Session<'_> {
         let stopped_by = context.signals.first().map(|number| format!("signal {number}"));
         let duration_ms = u64::try_from(self.clock.monotonic().saturating_sub(begin).as_millis()).unwrap_or(u64::MAX);
         reporting.emit(&Event::RunFinished { at: self.clock.now(), duration_ms, exit_code: exit.code(), stopped_by });
-        reporting.finish(&end)?;
+        let told = reporting.finish(context.printer);
+        recorder.finish()?;
+        told?;
         Ok(exit)
     }
 
