@@ -156,11 +156,11 @@ mod tests {
     fn story(run: &str) -> Vec<Event> {
         let node = label("//debian/jessie:4.2.1[test/http]");
         let failure = Failure::infra("connection reset").hint("look at the proxy");
-        let attempt = |attempt| Event::AttemptStarted { at: Timestamp(2), node: node.clone(), attempt, log: log_name(&node, attempt) };
+        let attempt = |attempt| Event::AttemptStarted { at: Timestamp(2), node: node.clone(), attempt, of: 3, log: log_name(&node, attempt) };
         let output = |line: &str| Event::Output { node: node.clone(), stream: Stream::Stderr, line: line.into() };
         vec![
             started(run, 1),
-            Event::NodeStarted { at: Timestamp(1), node: node.clone(), kind: NodeKind::Test, reasons: vec![Reason::NeverBuilt] },
+            Event::NodeStarted { at: Timestamp(1), node: node.clone(), kind: NodeKind::Test, reasons: vec![Reason::NeverBuilt], needs: vec![] },
             attempt(1),
             output("GET / ü"),
             Event::AttemptFailed { at: Timestamp(3), node: node.clone(), attempt: 1, failure: failure.clone(), delay_ms: Some(2000) },
@@ -176,6 +176,7 @@ mod tests {
                 reasons: vec![Reason::NeverBuilt],
                 attempts: 2,
                 duration_ms: 2_940,
+                image: None,
             },
             Event::RunFinished { at: Timestamp(10), duration_ms: 9_000, exit_code: 0, stopped_by: None },
         ]
@@ -300,7 +301,7 @@ mod tests {
         let recorder = Recorder::begin(&world.folder(), &run).unwrap();
         let node = label("//a:1");
         recorder.emit(&started(&run, 1));
-        recorder.emit(&Event::AttemptStarted { at: Timestamp(1), node: node.clone(), attempt: 1, log: "full.log".into() });
+        recorder.emit(&Event::AttemptStarted { at: Timestamp(1), node: node.clone(), attempt: 1, of: 1, log: "full.log".into() });
         recorder.emit(&Event::Output { node, stream: Stream::Stdout, line: "x".into() });
         assert!(matches!(recorder.finish().unwrap_err(), RecordError::DiskFull { path } if path.ends_with("full.log")));
     }

@@ -192,6 +192,7 @@ mod tests {
                 locations: vec![samples::location("v1", "docker.io")],
                 blobs: vec![samples::blob("layer", "docker.io")],
                 configs: vec![(Digest::of(b"config"), ImageConfig { user: "node".into(), ..ImageConfig::default() })],
+                documents: vec![],
                 claims: vec![ImageId(Digest::of(b"claim"))],
             })
             .unwrap();
