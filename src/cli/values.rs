@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::reference::Reference;
+use crate::spec::parse_duration;
 
 /// Why a value is none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -250,25 +251,10 @@ impl fmt::Display for RunSelector {
 /// # Errors
 /// Where the text is none, or zero.
 pub fn parse_timeout(text: &str) -> Result<Duration, ValueError> {
-    let fail = || ValueError::Duration(text.to_owned());
-    let mut milliseconds = 0_u64;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let (number, after) = rest.split_at(rest.bytes().take_while(u8::is_ascii_digit).count());
-        let (unit, after) = after.split_at(after.bytes().take_while(u8::is_ascii_alphabetic).count());
-        let unit = match unit {
-            "ms" => 1,
-            "s" => 1_000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            "d" => 86_400_000,
-            _ => return Err(fail()),
-        };
-        let number: u64 = number.parse().map_err(|_| fail())?;
-        milliseconds = number.checked_mul(unit).and_then(|more| milliseconds.checked_add(more)).ok_or_else(fail)?;
-        rest = after;
+    match parse_duration(text) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err(ValueError::Duration(text.to_owned())),
     }
-    if milliseconds == 0 { Err(fail()) } else { Ok(Duration::from_millis(milliseconds)) }
 }
 
 #[cfg(test)]
