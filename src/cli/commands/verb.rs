@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::cli::args::{ConsoleChoice, Verb};
+use crate::cli::args::Verb;
 use crate::cli::environment;
 use crate::cli::error::Error;
 use crate::cli::exit::Exit;
