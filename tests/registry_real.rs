@@ -276,3 +276,15 @@ fn accounts_are_asked_for_and_refused_once() {
     let failure = nobody.head_manifest(&registry.reference("team/node:1"), &cancel).unwrap_err();
     assert_eq!(failure.hint, Some(format!("`docker login {}`", registry.host)));
 }
+
+#[test]
+fn gzip_reads_what_we_pack() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("layer.gz");
+    let layer = World::new().layers.swap_remove(0);
+    pack(&mut layer.as_slice(), &mut std::fs::File::create(&path).unwrap()).unwrap();
+    match Command::new("gzip").args(["-dc", &path.to_string_lossy()]).output() {
+        Err(_) => eprintln!("SKIPPED: `gzip` is not installed; nothing was tested"),
+        Ok(output) => assert!(output.status.success() && output.stdout == layer, "{}", String::from_utf8_lossy(&output.stderr)),
+    }
+}

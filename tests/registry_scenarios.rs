@@ -18,7 +18,7 @@ use igraph::failure::{Failure, FailureClass, Retry};
 use igraph::image::{Compression, ImageSource, LayerBlob};
 use igraph::reference::Reference;
 use igraph::registry::{
-    Client, ClientConfig, Credential, Credentials, HostConfig, KnownBlob, LayerProvider, PackedLayer, failure_of, image_manifest,
+    Client, ClientConfig, Credential, Credentials, HostConfig, KnownBlob, LayerProvider, PackedLayer, Proxies, failure_of, image_manifest,
     move_name, no_progress, upload_image, verify_published,
 };
 use registry::{Action, Guard, Registry, Rule};
@@ -561,4 +561,53 @@ fn tls_with_a_private_ca() {
     let name: Reference = format!("{}/a/b:1", plain.host()).parse().unwrap();
     let failure = Client::new(config).unwrap().head_manifest(&name, &Cancel::new()).unwrap_err();
     assert!(failure.hint.as_deref().unwrap_or_default().contains("tls: Off"), "{failure:?}");
+}
+
+#[test]
+fn proxies_are_used_and_loopback_is_not_proxied() {
+    let (proxy, direct) = (Registry::start(), Registry::start());
+    World::fill(&proxy, "a/b", "1");
+    World::fill(&direct, "a/b", "1");
+    let mut config = ClientConfig::new(Box::new(Accounts(None)), Arc::new(ManualClock::new(Timestamp(0))));
+    for host in ["reg.test:8080", "excepted.test"] {
+        config.hosts.insert(host.into(), HostConfig { plain_http: true, ..HostConfig::default() });
+    }
+    config.proxies = Proxies { http: Some(format!("http://{}", proxy.host())), https: None, no_proxy: Some("excepted.test".into()) };
+    let client = Client::new(config).unwrap();
+    let head = |host: &str| client.head_manifest(&format!("{host}/a/b:1").parse().unwrap(), &Cancel::new());
+    assert!(head("reg.test:8080").unwrap().is_some());
+    let seen = proxy.take_requests();
+    assert_eq!((seen.len(), seen[0].path.as_str()), (1, "http://reg.test:8080/v2/a/b/manifests/1"));
+    assert!(head(direct.host()).unwrap().is_some());
+    assert!(head("excepted.test").is_err());
+    assert_eq!(proxy.take_requests(), []);
+}
+
+#[test]
+fn many_threads_fetch_one_token() {
+    let world = World::new(account());
+    World::fill(&world.registry, "team/app", "1");
+    world.registry.guard(guard(true));
+    std::thread::scope(|scope| {
+        for _ in 0..16 {
+            let (client, name, cancel) = (world.client.clone(), world.reference("team/app:1"), world.cancel.clone());
+            scope.spawn(move || assert!(client.head_manifest(&name, &cancel).unwrap().is_some()));
+        }
+    });
+    let seen = world.registry.take_requests();
+    assert_eq!(seen.iter().filter(|seen| seen.path.starts_with("/token")).count(), 1);
+    assert_eq!(seen.iter().filter(|seen| seen.status == 200 && seen.method == "HEAD").count(), 16);
+}
+
+#[test]
+fn a_cancelled_download_stops() {
+    let world = World::new(None);
+    World::fill(&world.registry, "a/b", "1");
+    let image = world.client.image(&world.reference("a/b:1").with_digest(Digest::of(&manifest())), &world.cancel).unwrap();
+    let mut reader = image.open_layer(0).unwrap();
+    let mut some = [0; 10];
+    reader.read_exact(&mut some).unwrap();
+    world.cancel.cancel();
+    let failure = failure_of(std::io::copy(&mut reader, &mut std::io::sink()).unwrap_err());
+    assert_eq!(failure.class, FailureClass::Stopped);
 }

@@ -88,7 +88,7 @@ impl Client {
 impl Inner {
     pub(super) async fn open_upload(&self, repository: &Reference) -> FaultResult<OpenedUpload> {
         let doing = format!("open an upload in `{}`", repository.name());
-        let url = self.transport.url(repository.host(), &format!("{}/blobs/uploads/", repository.repository()))?;
+        let url = self.transport.pools().url(repository.host(), &format!("{}/blobs/uploads/", repository.repository()))?;
         let scope = Scope::push(repository.repository());
         let reply = self.transport.send(&Call::new(Method::POST, repository.host(), url, scope, &doing)).await?;
         take_upload(reply, &doing).await
@@ -108,7 +108,7 @@ impl Inner {
 
     pub(super) async fn has_blob(&self, repository: &Reference, digest: Digest) -> FaultResult<Option<u64>> {
         let doing = format!("look for blob {} in `{}`", digest.short(), repository.name());
-        let url = self.transport.url(repository.host(), &format!("{}/blobs/{digest}", repository.repository()))?;
+        let url = self.transport.pools().url(repository.host(), &format!("{}/blobs/{digest}", repository.repository()))?;
         // asked on the way to a push: one token does for both
         let scope = Scope::push(repository.repository());
         let reply = self.transport.send(&Call::new(Method::HEAD, repository.host(), url, scope, &doing)).await?;
@@ -125,7 +125,7 @@ impl Inner {
     /// Asks the registry to take a blob over from another of its repositories.
     pub(super) async fn mount_blob(&self, target: &Reference, digest: Digest, from: &Reference) -> FaultResult<MountOutcome> {
         let doing = format!("mount blob {} of `{}` in `{}`", digest.short(), from.repository(), target.name());
-        let mut url = self.transport.url(target.host(), &format!("{}/blobs/uploads/", target.repository()))?;
+        let mut url = self.transport.pools().url(target.host(), &format!("{}/blobs/uploads/", target.repository()))?;
         url.query_pairs_mut().append_pair("mount", &digest.to_string()).append_pair("from", from.repository());
         let scope = Scope::mount(target.repository(), from.repository());
         let mut call = Call::new(Method::POST, target.host(), url, scope, &doing);
@@ -146,7 +146,7 @@ impl Inner {
         let digest = Digest::of(bytes);
         let doing = format!("put manifest {} at `{reference}`", digest.short());
         let tail = reference.tag().map_or_else(|| digest.to_string(), str::to_owned);
-        let url = self.transport.url(reference.host(), &format!("{}/manifests/{tail}", reference.repository()))?;
+        let url = self.transport.pools().url(reference.host(), &format!("{}/manifests/{tail}", reference.repository()))?;
         let content_type = HeaderValue::from_str(media_type).map_err(|_| Fault::never(format!("{doing}: `{media_type}` is no type")))?;
         let call = Call::new(Method::PUT, reference.host(), url, Scope::push(reference.repository()), &doing)
             .header(CONTENT_TYPE, content_type)

@@ -584,7 +584,9 @@ fn read_head(stream: &mut impl BufRead) -> Option<Request> {
         let Some((name, value)) = line.trim_end().split_once(':') else { break };
         headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
     }
-    let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+    // a proxy is asked for whole URLs
+    let local = target.split_once("://").and_then(|(_, rest)| rest.find('/').map(|at| &rest[at..])).unwrap_or(&target);
+    let (path, query) = local.split_once('?').unwrap_or((local, ""));
     Some(Request { method, path: decode(path), query: pairs(query).collect(), target: target.clone(), headers })
 }
 
