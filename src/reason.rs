@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::label::NodeLabel;
+
 /// Why a node has to run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "kind")]
@@ -43,11 +45,21 @@ pub enum Reason {
     /// `--verify` did not find it where the record says.
     NotThere { what: String },
     /// The name points elsewhere, or nowhere, as far as the record knows.
-    NameMoves { name: String, old: Option<String>, new: String },
+    NameMoves { written: String, name: String, old: Option<String>, new: String },
     /// igraph computes keys in another way now.
     KeySchema { old: u32, new: u32 },
     /// The engine, or how igraph uses it, is another.
     EngineChanged { old: String, new: String },
+}
+
+/// The reasons of one step of a node: the names of an image move together, and each step is told only of its own name.
+pub fn reasons_of_step(reasons: &[Reason], label: &NodeLabel) -> Vec<Reason> {
+    let (NodeLabel::Tag(_, written) | NodeLabel::Push(_, written)) = label else { return reasons.to_vec() };
+    let own = |reason: &&Reason| match reason {
+        Reason::NameMoves { written: other, .. } => **other == **written,
+        _ => true,
+    };
+    reasons.iter().filter(own).cloned().collect()
 }
 
 fn short(value: &str) -> &str {
@@ -91,7 +103,7 @@ impl fmt::Display for Reason {
             Self::Forced { reason: Some(reason) } => write!(f, "forced: {reason}"),
             Self::NeededNowhere { needed_by } => write!(f, "needed by {needed_by} and nowhere to be had"),
             Self::NotThere { what } => write!(f, "{what} is not where it was put"),
-            Self::NameMoves { name, old, new } => write!(f, "{name}: {} → {}", Shown(old), short(new)),
+            Self::NameMoves { name, old, new, .. } => write!(f, "{name}: {} → {}", Shown(old), short(new)),
             Self::KeySchema { old, new } => write!(f, "key schema {old} → {new}"),
             Self::EngineChanged { old, new } => write!(f, "engine {old} → {new}"),
         }

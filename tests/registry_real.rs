@@ -276,3 +276,62 @@ fn accounts_are_asked_for_and_refused_once() {
     let failure = nobody.head_manifest(&registry.reference("team/node:1"), &cancel).unwrap_err();
     assert_eq!(failure.hint, Some(format!("`docker login {}`", registry.host)));
 }
+
+#[test]
+fn gzip_reads_what_we_pack() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("layer.gz");
+    let layer = World::new().layers.swap_remove(0);
+    pack(&mut layer.as_slice(), &mut std::fs::File::create(&path).unwrap()).unwrap();
+    match Command::new("gzip").args(["-dc", &path.to_string_lossy()]).output() {
+        Err(_) => eprintln!("SKIPPED: `gzip` is not installed; nothing was tested"),
+        Ok(output) => assert!(output.status.success() && output.stdout == layer, "{}", String::from_utf8_lossy(&output.stderr)),
+    }
+}
+
+/// Passes connections on to a registry; the first that has carried so many bytes towards it is cut.
+fn cutting_proxy(to: &str, after: usize) -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    let (to, cut) = (to.to_owned(), Arc::new(std::sync::atomic::AtomicBool::new(false)));
+    std::thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let server = std::net::TcpStream::connect(&to).unwrap();
+            let (mut answers, mut back) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+            std::thread::spawn(move || std::io::copy(&mut answers, &mut back));
+            let cut = cut.clone();
+            std::thread::spawn(move || {
+                let mut asked = client.try_clone().unwrap().take(after as u64);
+                let _ = std::io::copy(&mut asked, &mut &server);
+                if asked.limit() == 0 && !cut.swap(true, std::sync::atomic::Ordering::SeqCst) {
+                    let _ = (client.shutdown(std::net::Shutdown::Both), server.shutdown(std::net::Shutdown::Both));
+                    return;
+                }
+                let _ = std::io::copy(&mut &client, &mut &server);
+                let _ = server.shutdown(std::net::Shutdown::Both);
+            });
+        }
+    });
+    host
+}
+
+#[test]
+fn an_upload_that_is_cut_is_taken_up_again() {
+    let Some(registry) = DockerRegistry::start(false) else { return };
+    let (client, seen) = client(NoCredentials);
+    // noise, so that it stays long when packed
+    let mut state = 1_u64;
+    let noise = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as u8
+    });
+    let world = World { layers: vec![noise.take(3 << 20).collect()], ..World::new() };
+    let target: Reference = format!("{}/team/app:1", cutting_proxy(&registry.host, 1 << 20)).parse().unwrap();
+    let cancel = Cancel::new();
+    let uploaded = upload_image(&client, &target, &world.config(), &world.diff_ids(), &world, &cancel, &no_progress).unwrap();
+    let seen = seen.take();
+    assert!(seen.contains(&"PUT 0".to_owned()), "nothing was cut: {seen:?}");
+    let direct = registry.reference("team/app").with_digest(uploaded.manifest_digest);
+    let image = client.image(&direct, &cancel).unwrap();
+    std::io::copy(&mut image.open_layer(0).unwrap(), &mut std::io::sink()).unwrap();
+}

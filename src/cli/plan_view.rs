@@ -9,7 +9,7 @@ use crate::event::NodeKind;
 use crate::graph::NodeIndex;
 use crate::label::NodeLabel;
 use crate::plan::{Decision, Planner};
-use crate::reason::Reason;
+use crate::reason::{Reason, reasons_of_step};
 
 /// One step of a plan.
 #[derive(Debug, Serialize)]
@@ -39,7 +39,7 @@ pub fn steps(planner: &Planner<'_>, plan: &[(NodeIndex, Decision)]) -> Vec<Plann
         for (label, kind) in planner.graph.node(*index).steps() {
             let (word, reasons, detail) = match decision {
                 Decision::Fresh(_) => ("fresh", Vec::new(), None),
-                Decision::Run { reasons, .. } => ("run", of_step(reasons, kind, &label), None),
+                Decision::Run { reasons, .. } => ("run", reasons_of_step(reasons, &label), None),
                 Decision::Maybe(waits) => ("maybe", Vec::new(), Some(waits.clone())),
                 Decision::Blocked(reason) => ("blocked", Vec::new(), Some(reason.clone())),
                 Decision::Broken(problems) => ("blocked", Vec::new(), problems.first().map(|problem| problem.message.clone())),
@@ -48,18 +48,6 @@ pub fn steps(planner: &Planner<'_>, plan: &[(NodeIndex, Decision)]) -> Vec<Plann
         }
     }
     steps
-}
-
-/// Names of one image are one node; each step shows only what is said of its own name.
-fn of_step(reasons: &[Reason], kind: NodeKind, label: &NodeLabel) -> Vec<Reason> {
-    let (NodeKind::Tag | NodeKind::Push, NodeLabel::Tag(_, written) | NodeLabel::Push(_, written)) = (kind, label) else {
-        return reasons.to_vec();
-    };
-    let own = |reason: &&Reason| match reason {
-        Reason::NameMoves { name, .. } => name.ends_with(&**written),
-        _ => true,
-    };
-    reasons.iter().filter(own).cloned().collect()
 }
 
 /// Shows a plan; returns whether anything would run.

@@ -9,7 +9,7 @@ use super::queue::Queue;
 use super::world::{Job, JobEnd, StepEnd, World};
 use super::{bases, builds, names, tests_of};
 use crate::digest::ImageId;
-use crate::event::{Counts, Event, NodeKind, Outcome};
+use crate::event::{Event, NodeKind, Outcome};
 use crate::failure::{Failure, FailureClass};
 use crate::graph::{Body, NodeIndex};
 use crate::label::NodeLabel;
@@ -209,15 +209,6 @@ impl Loop<'_, '_> {
         }
         RunEnd { steps, stopped }
     }
-}
-
-/// Counts steps by kind.
-pub(super) fn count(steps: impl IntoIterator<Item = NodeKind>) -> Counts {
-    let mut counts = Counts::default();
-    for kind in steps {
-        *counts.of(kind) += 1;
-    }
-    counts
 }
 
 impl JobEnd {

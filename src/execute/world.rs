@@ -13,13 +13,13 @@ use crate::component::Component;
 use crate::digest::{ImageId, Key};
 use crate::access::SecretSource;
 use crate::engine::Engine;
-use crate::event::{Event, NodeKind, Outcome, Sink};
+use crate::event::{Event, Outcome, Sink};
 use crate::failure::Failure;
 use crate::graph::{Body, Graph, NodeIndex};
 use crate::label::NodeLabel;
 use crate::lock::LockFile;
 use crate::plan::{Decision, Planner, Value};
-use crate::reason::Reason;
+use crate::reason::{Reason, reasons_of_step};
 use crate::record::State;
 use crate::registry::Client;
 use crate::spec::{self, Catalogue, RetryPolicy};
@@ -182,12 +182,13 @@ impl World<'_> {
     pub(super) fn announce(&self, index: NodeIndex, end: &JobEnd) {
         for (label, kind) in self.graph.node(index).steps() {
             let outcome = end.outcome_of(&label);
+            let reasons = reasons_of_step(&end.reasons, &label);
             self.emit(&Event::NodeFinished {
                 at: self.clock.now(),
                 node: label,
                 kind,
                 outcome,
-                reasons: end.reasons.clone(),
+                reasons,
                 attempts: end.attempts,
                 duration_ms: end.duration_ms,
                 image: end.image(),
@@ -251,11 +252,6 @@ impl World<'_> {
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         ((mixed ^ (mixed >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
-    }
-
-    /// The kinds of all steps.
-    pub(super) fn kinds(&self) -> Vec<NodeKind> {
-        self.graph.order().iter().flat_map(|index| self.graph.node(*index).steps()).map(|(_, kind)| kind).collect()
     }
 
     /// Secrets of an image, with paths made whole.

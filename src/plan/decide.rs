@@ -288,6 +288,7 @@ impl<'a> Planner<'a> {
             match past {
                 Some(past) if past.key == key && !past.in_flight => {}
                 past => reasons.push(Reason::NameMoves {
+                    written: name.written.to_string(),
                     name: name.reference.familiar(),
                     old: past.map(|past| past.image.to_string()),
                     new: tested.image().to_string(),

@@ -120,7 +120,7 @@ impl Download {
     }
 
     async fn open_at(&mut self, source: &Reference, doing: &str) -> Result<Reply> {
-        let url = self.inner.transport.url(source.host(), &format!("{}/blobs/{}", source.repository(), self.digest))?;
+        let url = self.inner.transport.pools().url(source.host(), &format!("{}/blobs/{}", source.repository(), self.digest))?;
         let mut call = Call::new(Method::GET, source.host(), url, Scope::pull(source.repository()), doing);
         if self.offset > 0 {
             let range = HeaderValue::from_str(&format!("bytes={}-", self.offset));

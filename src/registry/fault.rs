@@ -161,7 +161,7 @@ pub(super) fn connection(doing: &str, host: &str, error: &(dyn Error + 'static))
         reason = error.to_string();
         next = error.source();
     }
-    Fault::broken(format!("{doing}: no connection to `{host}`: {reason}"))
+    Fault::broken(format!("{doing}: connection to `{host}` failed: {reason}"))
 }
 
 fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {

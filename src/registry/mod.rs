@@ -12,7 +12,8 @@
 //! | `credentials` | accounts from the Docker config and its helpers |
 //! | `auth` | challenges, tokens, breakers |
 //! | `fault` | what an answer or a broken connection means as a `Failure` |
-//! | `transport` | one request: connections, redirects, tokens, counting |
+//! | `pool` | where hosts are, schemes, CAs, proxies, kept connections |
+//! | `transport` | one request: accounts, redirects, waits, counting |
 //! | `client` | the blocking face and its runtime |
 //! | `pull` | manifests, resolving, images to read |
 //! | `download`, `upload` | blobs, each way, resumed when the stream breaks |
@@ -30,6 +31,7 @@ mod fault;
 mod gzip;
 mod manifest;
 mod names;
+mod pool;
 mod publish;
 mod pull;
 mod sources;

@@ -67,7 +67,7 @@ pub fn move_name(
 /// Where it is something else, or can't be read.
 pub fn verify_published(client: &Client, reference: &Reference, manifest: Digest, tested: ImageId, cancel: &Cancel) -> Result<(), Failure> {
     client.block(cancel, async {
-        let found = client.inner.manifest(reference, Scope::push(reference.repository())).await?;
+        let found = client.inner.manifest(reference, Scope::pull(reference.repository())).await?;
         if found.digest != manifest {
             return Err(Fault::never(format!("`{reference}` holds {}, not the {manifest} that was pushed", found.digest)));
         }

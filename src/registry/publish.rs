@@ -1,17 +1,17 @@
 //! One image into one repository: every layer by the cheapest way there is, then the config, then the manifest by its
 //! digest (DESIGN §7). Moves no name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use reqwest::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::client::{Client, Inner};
-use super::fault::{Fault, Kind, Result as FaultResult};
+use super::download::falls_through;
+use super::fault::{Fault, Result as FaultResult};
 use super::manifest::{MEDIA_TYPE_MANIFEST, image_manifest};
-use super::upload::{BlobFrom, MountOutcome, OpenedUpload, Progress};
+use super::upload::{BlobFrom, MountOutcome, OpenedUpload, Progress, Source};
 use crate::cancel::Cancel;
 use crate::digest::Digest;
 use crate::failure::Failure;
@@ -114,13 +114,23 @@ impl Publishing<'_> {
         self.inner.block(self.cancel, work)
     }
 
-    fn has(&self, digest: Digest) -> FaultResult<bool> {
-        self.block(self.inner.has_blob(self.target, digest)).map(|size| size.is_some())
+    /// Whether the target has a blob; asked once for each.
+    fn finds(&self, digest: Digest, absent: &mut BTreeSet<Digest>, tally: &mut Tally) -> FaultResult<bool> {
+        if absent.contains(&digest) {
+            return Ok(false);
+        }
+        let found = self.block(self.inner.has_blob(self.target, digest))?.is_some();
+        if found {
+            tally.present += 1;
+        } else {
+            absent.insert(digest);
+        }
+        Ok(found)
     }
 
     /// Sends a blob into the target.
-    fn send(&self, digest: Digest, size: u64, from: BlobFrom<'_>, opened: Option<OpenedUpload>, tally: &mut Tally) -> FaultResult<()> {
-        tally.bytes_sent += self.block(self.inner.push_blob(self.target, digest, size, from, opened, self.progress))?;
+    fn send(&self, source: Source, opened: Option<OpenedUpload>, tally: &mut Tally) -> FaultResult<()> {
+        tally.bytes_sent += self.block(self.inner.push_blob(self.target, source, opened, self.progress))?;
         tally.uploaded += 1;
         Ok(())
     }
@@ -183,10 +193,10 @@ impl Publishing<'_> {
     fn place(&self, diff_id: Digest, candidates: &[KnownBlob], tally: &mut Tally) -> FaultResult<KnownBlob> {
         let is_here = |blob: &&KnownBlob| blob.repository.name() == self.target.name();
         let is_near = |blob: &&KnownBlob| blob.repository.host() == self.target.host();
+        let mut absent = BTreeSet::new();
         if let Some(blob) = candidates.iter().find(is_here)
-            && self.has(blob.digest)?
+            && self.finds(blob.digest, &mut absent, tally)?
         {
-            tally.present += 1;
             return Ok(self.here(blob.digest, blob.size, blob.compression));
         }
         let elsewhere = || candidates.iter().filter(|blob| !is_here(blob));
@@ -197,29 +207,34 @@ impl Publishing<'_> {
                     tally.mounted += 1;
                     return Ok(self.here(blob.digest, blob.size, blob.compression));
                 }
-                MountOutcome::UploadOpened(upload) => opened = Some(upload),
+                MountOutcome::UploadOpened(upload) => {
+                    absent.insert(blob.digest);
+                    opened = Some(upload);
+                }
                 MountOutcome::Refused => {}
             }
         }
         for blob in elsewhere() {
-            if self.has(blob.digest)? {
-                tally.present += 1;
+            if self.finds(blob.digest, &mut absent, tally)? {
                 self.abandon(opened.take())?;
                 return Ok(self.here(blob.digest, blob.size, blob.compression));
             }
-            match self.send(blob.digest, blob.size, BlobFrom::Repository(&blob.repository), opened.take(), tally) {
-                Ok(()) => return Ok(self.here(blob.digest, blob.size, blob.compression)),
-                // the source may have lost it, or not be ours to read; the layer can still be had from the engine
-                Err(fault) if source_is_gone(&fault) => {}
+            match self.block(self.inner.open_source(blob.digest, blob.size, BlobFrom::Repository(&blob.repository))) {
+                Ok(source) => {
+                    self.send(source, opened.take(), tally)?;
+                    return Ok(self.here(blob.digest, blob.size, blob.compression));
+                }
+                // lost, busy, or not ours to read; the layer can still be had from the engine
+                Err(fault) if falls_through(&fault) => {}
                 Err(fault) => return Err(fault),
             }
         }
-        self.abandon(opened.take())?;
         let packed = self.provider.packed(diff_id).map_err(Fault::other)?;
-        if self.has(packed.digest)? {
-            tally.present += 1;
+        if self.finds(packed.digest, &mut absent, tally)? {
+            self.abandon(opened.take())?;
         } else {
-            self.send(packed.digest, packed.size, BlobFrom::File(&packed.path), None, tally)?;
+            let source = self.block(self.inner.open_source(packed.digest, packed.size, BlobFrom::File(&packed.path)))?;
+            self.send(source, opened.take(), tally)?;
         }
         Ok(self.here(packed.digest, packed.size, packed.compression))
     }
@@ -234,11 +249,11 @@ impl Publishing<'_> {
 
     fn place_config(&self, config: &[u8], tally: &mut Tally) -> FaultResult<()> {
         let digest = Digest::of(config);
-        if self.has(digest)? {
-            tally.present += 1;
+        if self.finds(digest, &mut BTreeSet::new(), tally)? {
             return Ok(());
         }
-        self.send(digest, config.len() as u64, BlobFrom::Bytes(config), None, tally)
+        let source = self.block(self.inner.open_source(digest, config.len() as u64, BlobFrom::Bytes(config)))?;
+        self.send(source, None, tally)
     }
 
     fn here(&self, digest: Digest, size: u64, compression: Compression) -> KnownBlob {
@@ -249,8 +264,4 @@ impl Publishing<'_> {
 /// The repository alone, so that equal places compare equal.
 fn repository_of(reference: &Reference) -> Reference {
     reference.with_tag("latest").unwrap_or_else(|_| reference.clone())
-}
-
-fn source_is_gone(fault: &Fault) -> bool {
-    fault.kind == Kind::Other && fault.failure.class == crate::failure::FailureClass::Infra || fault.is_status(StatusCode::NOT_FOUND)
 }

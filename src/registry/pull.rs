@@ -179,7 +179,7 @@ impl Inner {
     /// The repository of `reference` on each mirror of its host, then itself.
     pub(super) fn sources(&self, reference: &Reference) -> FaultResult<Vec<Reference>> {
         let mut sources = Vec::new();
-        for mirror in self.transport.mirrors(reference.host()) {
+        for mirror in self.transport.pools().mirrors(reference.host()) {
             let (host, prefix) = mirror.split_once('/').unwrap_or((mirror, ""));
             let moved = reference.moved_to(host, prefix.trim_end_matches('/'));
             sources.push(moved.map_err(|error| Fault::never(format!("mirror `{mirror}` of `{}`: {error}", reference.host())))?);
@@ -214,7 +214,7 @@ impl Inner {
 
     async fn ask_manifest(&self, method: Method, reference: &Reference, scope: Scope, doing: &str) -> FaultResult<Option<Reply>> {
         let tail = reference.digest().map_or_else(|| reference.tag().unwrap_or("latest").to_owned(), |digest| digest.to_string());
-        let url = self.transport.url(reference.host(), &format!("{}/manifests/{tail}", reference.repository()))?;
+        let url = self.transport.pools().url(reference.host(), &format!("{}/manifests/{tail}", reference.repository()))?;
         let accept = HeaderValue::from_str(&ACCEPT.join(", ")).map_err(|_| Fault::never(doing))?;
         let call = Call::new(method, reference.host(), url, scope, doing).header(ACCEPT_HEADER, accept);
         let reply = self.transport.send(&call).await?;

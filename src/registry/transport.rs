@@ -2,7 +2,7 @@
 //! scopes, not what is asked for. An attempt is single; only a kept connection that the other side had closed
 //! meanwhile is replaced in silence.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,13 +14,13 @@ use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderName, Head
 use reqwest::{Method, StatusCode, Url};
 
 use super::auth::{Authority, Challenge, Scope, Token, TokenAnswer, basic_header, parse_challenges, refused};
-use super::config::{ClientConfig, HostConfig, Observer, Proxies, RequestSeen, is_loopback};
+use super::config::{ClientConfig, Observer, RequestSeen};
 use super::credentials::{Credential, Credentials};
 use super::fault::{Fault, Result, answered, connection, retry_after, shown};
+use super::pool::{Pools, authority_of};
 use crate::clock::{Clock, Timestamp};
 use crate::failure::{Failure, Retry};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long an answer, or the next piece of one, may take.
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 const REDIRECTS: usize = 5;
@@ -154,34 +154,18 @@ fn silent(doing: &str, host: &str) -> Fault {
     Fault::broken(format!("{doing}: `{host}` was silent for {} s", IDLE_TIMEOUT.as_secs()))
 }
 
-/// Host and port of a URL, as `Host:` would have it.
-fn authority_of(url: &Url) -> String {
-    match (url.host_str(), url.port()) {
-        (Some(host), Some(port)) => format!("{host}:{port}"),
-        (host, _) => host.unwrap_or_default().to_owned(),
-    }
-}
-
-/// The host that answers for a host as references spell it.
-fn physical(host: &str) -> &str {
-    if host == "docker.io" { "registry-1.docker.io" } else { host }
-}
-
 fn same_origin(left: &Url, right: &Url) -> bool {
     left.scheme() == right.scheme() && left.host() == right.host() && left.port_or_known_default() == right.port_or_known_default()
 }
 
 /// Everything that requests share.
 pub(super) struct Transport {
-    hosts: BTreeMap<String, HostConfig>,
+    pools: Pools,
     credentials: Arc<dyn Credentials>,
-    user_agent: String,
     max_wait: Duration,
     clock: Arc<dyn Clock>,
     observer: Option<Arc<dyn Observer>>,
-    proxies: Proxies,
     authority: Authority,
-    connections: Mutex<HashMap<String, reqwest::Client>>,
     /// Hosts that have answered, to which a kept connection may have gone stale.
     met: Mutex<HashSet<String>>,
     waits: Mutex<HashMap<String, (Timestamp, Failure)>>,
@@ -193,36 +177,21 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Transport {
     pub(super) fn new(config: ClientConfig) -> Self {
-        // an error only tells that the process has a provider already
-        let _ = rustls::crypto::ring::default_provider().install_default();
         Self {
-            hosts: config.hosts,
+            pools: Pools::new(config.hosts, config.proxies, config.user_agent),
             credentials: Arc::from(config.credentials),
-            user_agent: config.user_agent,
             max_wait: config.max_wait,
             clock: config.clock,
             observer: config.observer,
-            proxies: config.proxies,
             authority: Authority::default(),
-            connections: Mutex::default(),
             met: Mutex::default(),
             waits: Mutex::default(),
         }
     }
 
-    /// The mirrors of `host`, in order.
-    pub(super) fn mirrors(&self, host: &str) -> &[String] {
-        self.hosts.get(host).map_or(&[], |config| &config.mirrors)
-    }
-
-    /// `https://reg.corp:5000/v2/` and then `path`.
-    pub(super) fn url(&self, host: &str, path: &str) -> Result<Url> {
-        let config = self.hosts.get(host);
-        let has_ca = config.is_some_and(|config| config.ca.is_some());
-        let plain = config.is_some_and(|config| config.plain_http) || (is_loopback(host) && !has_ca);
-        let scheme = if plain { "http" } else { "https" };
-        Url::parse(&format!("{scheme}://{}/v2/{path}", physical(host)))
-            .map_err(|error| Fault::never(format!("`{host}` is no host to ask: {error}")))
+    /// Which hosts there are, and how they are reached.
+    pub(super) fn pools(&self) -> &Pools {
+        &self.pools
     }
 
     /// Sends `call`, with the account the host asks for. Answers that another attempt may change (429, 5xx …) and
@@ -364,7 +333,7 @@ impl Transport {
         let Challenge::Bearer { realm, service } = challenge else {
             return Err(Fault::never(format!("`{}` has no token service", call.host)));
         };
-        let base = self.url(call.host, "")?;
+        let base = self.pools.url(call.host, "")?;
         let mut url = base.join(realm).map_err(|_| Fault::never(format!("`{}` names `{realm}` as its token service", call.host)))?;
         if url.scheme() != "https" && base.scheme() == "https" {
             return Err(Fault::never(format!("`{}` wants the account sent to `{url}` in clear text", call.host)));
@@ -409,7 +378,7 @@ impl Transport {
 
     /// Sends, and follows redirects of reads. Only the host itself is shown the account.
     async fn follow(&self, call: &Call<'_>, account: Option<&HeaderValue>) -> Result<Reply> {
-        let home = self.url(call.host, "")?;
+        let home = self.pools.url(call.host, "")?;
         let mut url = call.url.clone();
         for _ in 0..=REDIRECTS {
             let mut headers = call.headers.clone();
@@ -431,7 +400,7 @@ impl Transport {
 
     /// One request on the wire; a second where the first met a kept connection that had been closed.
     async fn exchange(&self, host: &str, url: Url, wire: &Wire<'_>) -> Result<Reply> {
-        let connections = self.connections(&url)?;
+        let connections = self.pools.connections(&url)?;
         let authority = authority_of(&url);
         let mut may_be_stale = lock(&self.met).contains(&authority) && !matches!(wire.body, Payload::Stream { .. });
         loop {
@@ -480,47 +449,6 @@ impl Transport {
             }
         }
     }
-
-    /// The pool of connections that fits a URL. Pools are made when first needed: reading the system's CAs takes a while.
-    fn connections(&self, url: &Url) -> Result<reqwest::Client> {
-        let authority = authority_of(url);
-        let named = if authority == physical("docker.io") { "docker.io" } else { &authority };
-        let ca = self.hosts.get(named).and_then(|config| config.ca.as_deref()).filter(|_| url.scheme() == "https");
-        let local = is_loopback(&authority);
-        let kind = format!("{} {local} {}", url.scheme(), if ca.is_some() { named } else { "" });
-        let mut pools = lock(&self.connections);
-        if let Some(pool) = pools.get(&kind) {
-            return Ok(pool.clone());
-        }
-        let pool = self
-            .open_pool(url.scheme() == "https", ca, local)
-            .map_err(|error| Fault::never(format!("cannot speak to `{authority}`: {}", innermost(&error))))?;
-        pools.insert(kind, pool.clone());
-        Ok(pool)
-    }
-
-    fn open_pool(&self, tls: bool, ca: Option<&[u8]>, local: bool) -> reqwest::Result<reqwest::Client> {
-        let mut builder = reqwest::Client::builder()
-            .user_agent(&self.user_agent)
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(CONNECT_TIMEOUT)
-            .no_proxy();
-        builder = match (tls, ca) {
-            (false, _) => builder.tls_certs_only([]),
-            (true, Some(pem)) => builder.tls_certs_merge(reqwest::Certificate::from_pem_bundle(pem)?),
-            (true, None) => builder,
-        };
-        if !local {
-            let excepted = self.proxies.no_proxy.as_deref().and_then(reqwest::NoProxy::from_string);
-            if let Some(proxy) = &self.proxies.http {
-                builder = builder.proxy(reqwest::Proxy::http(proxy)?.no_proxy(excepted.clone()));
-            }
-            if let Some(proxy) = &self.proxies.https {
-                builder = builder.proxy(reqwest::Proxy::https(proxy)?.no_proxy(excepted));
-            }
-        }
-        builder.build()
-    }
 }
 
 /// What goes over the wire once.
@@ -535,38 +463,5 @@ fn basic(credential: &Credential) -> Option<HeaderValue> {
     match credential {
         Credential::Basic { username, password } => basic_header(username, password),
         Credential::IdentityToken(_) => None,
-    }
-}
-
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error.to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::clock::ManualClock;
-    use crate::registry::NoCredentials;
-
-    #[test]
-    fn hosts_have_their_scheme() {
-        let mut config = ClientConfig::new(Box::new(NoCredentials), Arc::new(ManualClock::new(Timestamp(0))));
-        config.hosts.insert("plain.corp".into(), HostConfig { plain_http: true, ..HostConfig::default() });
-        config.hosts.insert("localhost:5001".into(), HostConfig { ca: Some(Vec::new()), ..HostConfig::default() });
-        let transport = Transport::new(config);
-        for (host, url) in [
-            ("docker.io", "https://registry-1.docker.io/v2/x"),
-            ("reg.corp:5000", "https://reg.corp:5000/v2/x"),
-            ("plain.corp", "http://plain.corp/v2/x"),
-            ("localhost:5000", "http://localhost:5000/v2/x"),
-            ("localhost:5001", "https://localhost:5001/v2/x"),
-            ("[::1]:5000", "http://[::1]:5000/v2/x"),
-        ] {
-            assert_eq!(transport.url(host, "x").unwrap().as_str(), url);
-        }
     }
 }

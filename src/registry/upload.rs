@@ -88,7 +88,7 @@ impl Client {
 impl Inner {
     pub(super) async fn open_upload(&self, repository: &Reference) -> FaultResult<OpenedUpload> {
         let doing = format!("open an upload in `{}`", repository.name());
-        let url = self.transport.url(repository.host(), &format!("{}/blobs/uploads/", repository.repository()))?;
+        let url = self.transport.pools().url(repository.host(), &format!("{}/blobs/uploads/", repository.repository()))?;
         let scope = Scope::push(repository.repository());
         let reply = self.transport.send(&Call::new(Method::POST, repository.host(), url, scope, &doing)).await?;
         take_upload(reply, &doing).await
@@ -108,7 +108,7 @@ impl Inner {
 
     pub(super) async fn has_blob(&self, repository: &Reference, digest: Digest) -> FaultResult<Option<u64>> {
         let doing = format!("look for blob {} in `{}`", digest.short(), repository.name());
-        let url = self.transport.url(repository.host(), &format!("{}/blobs/{digest}", repository.repository()))?;
+        let url = self.transport.pools().url(repository.host(), &format!("{}/blobs/{digest}", repository.repository()))?;
         // asked on the way to a push: one token does for both
         let scope = Scope::push(repository.repository());
         let reply = self.transport.send(&Call::new(Method::HEAD, repository.host(), url, scope, &doing)).await?;
@@ -125,7 +125,7 @@ impl Inner {
     /// Asks the registry to take a blob over from another of its repositories.
     pub(super) async fn mount_blob(&self, target: &Reference, digest: Digest, from: &Reference) -> FaultResult<MountOutcome> {
         let doing = format!("mount blob {} of `{}` in `{}`", digest.short(), from.repository(), target.name());
-        let mut url = self.transport.url(target.host(), &format!("{}/blobs/uploads/", target.repository()))?;
+        let mut url = self.transport.pools().url(target.host(), &format!("{}/blobs/uploads/", target.repository()))?;
         url.query_pairs_mut().append_pair("mount", &digest.to_string()).append_pair("from", from.repository());
         let scope = Scope::mount(target.repository(), from.repository());
         let mut call = Call::new(Method::POST, target.host(), url, scope, &doing);
@@ -146,7 +146,7 @@ impl Inner {
         let digest = Digest::of(bytes);
         let doing = format!("put manifest {} at `{reference}`", digest.short());
         let tail = reference.tag().map_or_else(|| digest.to_string(), str::to_owned);
-        let url = self.transport.url(reference.host(), &format!("{}/manifests/{tail}", reference.repository()))?;
+        let url = self.transport.pools().url(reference.host(), &format!("{}/manifests/{tail}", reference.repository()))?;
         let content_type = HeaderValue::from_str(media_type).map_err(|_| Fault::never(format!("{doing}: `{media_type}` is no type")))?;
         let call = Call::new(Method::PUT, reference.host(), url, Scope::push(reference.repository()), &doing)
             .header(CONTENT_TYPE, content_type)
@@ -163,25 +163,40 @@ impl Inner {
         }
     }
 
-    /// Uploads a blob of `size` bytes, into `opened` when a mount left one. A broken upload is taken up where the registry
-    /// says it broke, or from its start, a few times. Returns the bytes that were sent.
+    /// Makes sure that a blob's bytes can be had, before anything is told to the target.
+    pub(super) async fn open_source(self: &Arc<Self>, digest: Digest, size: u64, from: BlobFrom<'_>) -> FaultResult<Source> {
+        let bytes = match from {
+            BlobFrom::Bytes(bytes) => Place::Memory(Bytes::copy_from_slice(bytes)),
+            BlobFrom::Repository(repository) => {
+                let mut download = Download::new(self.clone(), vec![repository.clone()], digest, size);
+                let first = download.next().await?;
+                let begun = Arc::new(Mutex::new(first.map(|piece| (piece, download))));
+                Place::Repository { inner: self.clone(), repository: repository.clone(), begun }
+            }
+            BlobFrom::File(path) => match std::fs::metadata(path) {
+                // a body shorter than announced would hang the connection
+                Ok(metadata) if metadata.len() == size => Place::File(path.to_owned()),
+                Ok(metadata) => return Err(Fault::never(format!("`{}` has {} bytes, not {size}", path.display(), metadata.len()))),
+                Err(error) => return Err(Fault::other(Failure::infra(format!("cannot read `{}`: {error}", path.display())))),
+            },
+        };
+        Ok(Source { digest, size, bytes })
+    }
+
+    /// Uploads a blob, into `opened` when a mount left one. A broken upload is taken up where the registry says it broke,
+    /// or from its start, a few times. Returns the bytes that were sent.
     pub(super) async fn push_blob(
         self: &Arc<Self>,
         target: &Reference,
-        digest: Digest,
-        size: u64,
-        from: BlobFrom<'_>,
+        source: Source,
         opened: Option<OpenedUpload>,
         progress: Progress<'_>,
     ) -> FaultResult<u64> {
         let pushing = Pushing {
             inner: self,
             target,
-            digest,
-            size,
-            source: Source::of(self, digest, size, from)?,
-            doing: format!("upload blob {} to `{}`", digest.short(), target.name()),
-            what: digest.short(),
+            doing: format!("upload blob {} to `{}`", source.digest.short(), target.name()),
+            source,
             sent: Arc::default(),
             trouble: Arc::default(),
             progress,
@@ -200,31 +215,29 @@ async fn take_upload(reply: Reply, doing: &str) -> FaultResult<OpenedUpload> {
     Ok(OpenedUpload { url })
 }
 
-/// The bytes of a blob from any offset, as often as needed.
-#[derive(Clone)]
-enum Source {
-    Bytes(Bytes),
-    File(PathBuf),
-    Repository(Arc<Inner>, Reference, Digest, u64),
+/// A blob whose bytes can be had, from any offset, as often as needed.
+pub(super) struct Source {
+    digest: Digest,
+    size: u64,
+    bytes: Place,
 }
 
-impl Source {
-    fn of(inner: &Arc<Inner>, digest: Digest, size: u64, from: BlobFrom<'_>) -> FaultResult<Self> {
-        match from {
-            BlobFrom::Bytes(bytes) => Ok(Self::Bytes(Bytes::copy_from_slice(bytes))),
-            BlobFrom::Repository(reference) => Ok(Self::Repository(inner.clone(), reference.clone(), digest, size)),
-            BlobFrom::File(path) => match std::fs::metadata(path) {
-                // a body shorter than announced would hang the connection
-                Ok(metadata) if metadata.len() == size => Ok(Self::File(path.to_owned())),
-                Ok(metadata) => Err(Fault::never(format!("`{}` has {} bytes, not {size}", path.display(), metadata.len()))),
-                Err(error) => Err(Fault::other(Failure::infra(format!("cannot read `{}`: {error}", path.display())))),
-            },
-        }
-    }
+#[derive(Clone)]
+enum Place {
+    Memory(Bytes),
+    File(PathBuf),
+    /// `begun` is the download that showed the blob to be there; the first reader goes on with it.
+    Repository {
+        inner: Arc<Inner>,
+        repository: Reference,
+        begun: Arc<Mutex<Option<(Bytes, Download)>>>,
+    },
+}
 
-    fn open(&self, offset: u64) -> BoxStream<'static, std::io::Result<Bytes>> {
+impl Place {
+    fn open(&self, digest: Digest, size: u64, offset: u64) -> BoxStream<'static, std::io::Result<Bytes>> {
         match self.clone() {
-            Self::Bytes(bytes) => {
+            Self::Memory(bytes) => {
                 let rest = bytes.slice(usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len())..);
                 futures_util::stream::once(async { Ok(rest) }).boxed()
             }
@@ -235,7 +248,12 @@ impl Source {
             })
             .try_flatten()
             .boxed(),
-            Self::Repository(inner, repository, digest, size) => Download::new(inner, vec![repository], digest, size).into_stream(offset),
+            Self::Repository { inner, repository, begun } => {
+                match begun.lock().unwrap_or_else(PoisonError::into_inner).take().filter(|_| offset == 0) {
+                    Some((piece, download)) => futures_util::stream::once(async { Ok(piece) }).chain(download.into_stream(0)).boxed(),
+                    None => Download::new(inner, vec![repository], digest, size).into_stream(offset),
+                }
+            }
         }
     }
 }
@@ -244,11 +262,8 @@ impl Source {
 struct Pushing<'a> {
     inner: &'a Arc<Inner>,
     target: &'a Reference,
-    digest: Digest,
-    size: u64,
     source: Source,
     doing: String,
-    what: String,
     /// All bytes handed to connections, those of broken ones too.
     sent: Arc<AtomicU64>,
     /// What went wrong on the reading side, which the connection only sees as a broken body.
@@ -273,7 +288,7 @@ impl Pushing<'_> {
             let broke = fault.kind == Kind::Broken;
             if broke && resumes < RESUMES {
                 // the last answer may be all that was lost
-                if self.inner.has_blob(self.target, self.digest).await?.is_some() {
+                if self.inner.has_blob(self.target, self.source.digest).await?.is_some() {
                     return Ok(());
                 }
                 if let Some((upload, received)) = self.status(&upload).await {
@@ -297,7 +312,7 @@ impl Pushing<'_> {
         let url = reply.location().unwrap_or_else(|| upload.url.clone());
         let known = reply.status == StatusCode::NO_CONTENT;
         reply.finish(&self.doing).await.ok()?;
-        let received = received.filter(|received| known && *received > 1 && *received <= self.size)?;
+        let received = received.filter(|received| known && *received > 1 && *received <= self.source.size)?;
         Some((OpenedUpload { url }, received))
     }
 
@@ -306,10 +321,10 @@ impl Pushing<'_> {
         if offset == 0 {
             return self.close(upload, self.payload(0)).await;
         }
-        if offset == self.size {
+        if offset == self.source.size {
             return self.close(upload, Payload::Empty).await;
         }
-        let range = HeaderValue::from_str(&format!("{offset}-{}", self.size - 1)).map_err(|_| Fault::never(&self.doing))?;
+        let range = HeaderValue::from_str(&format!("{offset}-{}", self.source.size - 1)).map_err(|_| Fault::never(&self.doing))?;
         let call = self.call(Method::PATCH, upload.url.clone(), self.payload(offset)).header(CONTENT_RANGE, range);
         let reply = self.watch(&call, offset).await?;
         let upload = take_upload(reply, &self.doing).await?;
@@ -318,7 +333,7 @@ impl Pushing<'_> {
 
     async fn close(&self, upload: &OpenedUpload, body: Payload) -> FaultResult<()> {
         let mut url = upload.url.clone();
-        url.query_pairs_mut().append_pair("digest", &self.digest.to_string());
+        url.query_pairs_mut().append_pair("digest", &self.source.digest.to_string());
         let reply = self.watch(&self.call(Method::PUT, url, body), 0).await?;
         match reply.status {
             StatusCode::CREATED | StatusCode::NO_CONTENT | StatusCode::OK => reply.finish(&self.doing).await,
@@ -333,10 +348,11 @@ impl Pushing<'_> {
     }
 
     fn payload(&self, offset: u64) -> Payload {
-        let (source, sent, trouble) = (self.source.clone(), self.sent.clone(), self.trouble.clone());
+        let (digest, size, bytes) = (self.source.digest, self.source.size, self.source.bytes.clone());
+        let (sent, trouble) = (self.sent.clone(), self.trouble.clone());
         let open = move || {
             let (sent, trouble) = (sent.clone(), trouble.clone());
-            let pieces = source.open(offset).inspect_ok(move |piece| {
+            let pieces = bytes.open(digest, size, offset).inspect_ok(move |piece| {
                 sent.fetch_add(piece.len() as u64, Ordering::Relaxed);
             });
             let pieces = pieces.map_err(move |error| {
@@ -345,7 +361,7 @@ impl Pushing<'_> {
             });
             pieces.boxed()
         };
-        Payload::Stream { length: self.size - offset, open: Arc::new(open) }
+        Payload::Stream { length: size - offset, open: Arc::new(open) }
     }
 
     /// Sends, tells progress, and gives up when nothing moves any more.
@@ -358,11 +374,11 @@ impl Pushing<'_> {
                 return outcome;
             }
             let now = self.sent.load(Ordering::Relaxed);
-            let done = offset.saturating_add(now - before).min(self.size);
-            (self.progress)(&self.what, done, Some(self.size));
+            let done = offset.saturating_add(now - before).min(self.source.size);
+            (self.progress)(&self.source.digest.short(), done, Some(self.source.size));
             still = if now == last { still + TICK } else { Duration::ZERO };
             last = now;
-            let patience = if done < self.size { IDLE_TIMEOUT } else { LAST_ANSWER };
+            let patience = if done < self.source.size { IDLE_TIMEOUT } else { LAST_ANSWER };
             if still > patience {
                 return Err(Fault {
                     kind: Kind::Broken,

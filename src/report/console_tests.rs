@@ -227,6 +227,7 @@ fn retries_names_and_warnings() {
     let scope = Counts { bases: 1, images: 1, tests: 1, tags: 0, pushes: 2 };
     let down = Failure::infra("reg.corp: 503").group("registry reg.corp");
     let moves = |name: &str| Reason::NameMoves {
+        written: name.to_owned(),
         name: format!("reg.corp/a:{name}"),
         old: Some(image("old").to_string()),
         new: image("new").to_string(),

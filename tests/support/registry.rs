@@ -313,6 +313,11 @@ impl Serving {
 
     fn serve(&self, stream: impl Read + Write, cutter: &TcpStream) {
         let mut stream = BufReader::new(stream);
+        if stream.fill_buf().is_ok_and(|bytes| bytes.first() == Some(&0x16)) {
+            // a TLS hello where plain http is spoken: answered as web servers do
+            let _ = stream.get_mut().write_all(b"HTTP/1.0 400 Bad Request\r\n\r\n");
+            return;
+        }
         while let Some(request) = read_head(&mut stream) {
             let action = self.action(&request);
             let length: usize = request.headers.get("content-length").map_or(0, |text| text.parse().unwrap());
@@ -490,10 +495,9 @@ impl Serving {
             return Answer::new(201).with("Docker-Content-Digest", digest.to_string());
         }
         match store.manifests.get(&(repository.into(), name.into())) {
-            Some((media_type, bytes)) => Answer::new(200)
-                .with("Content-Type", media_type)
-                .with("Docker-Content-Digest", Digest::of(bytes).to_string())
-                .body(bytes),
+            Some((media_type, bytes)) => {
+                Answer::new(200).with("Content-Type", media_type).with("Docker-Content-Digest", Digest::of(bytes).to_string()).body(bytes)
+            }
             None => Answer::error(404, "MANIFEST_UNKNOWN"),
         }
     }
@@ -580,7 +584,9 @@ fn read_head(stream: &mut impl BufRead) -> Option<Request> {
         let Some((name, value)) = line.trim_end().split_once(':') else { break };
         headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
     }
-    let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+    // a proxy is asked for whole URLs
+    let local = target.split_once("://").and_then(|(_, rest)| rest.find('/').map(|at| &rest[at..])).unwrap_or(&target);
+    let (path, query) = local.split_once('?').unwrap_or((local, ""));
     Some(Request { method, path: decode(path), query: pairs(query).collect(), target: target.clone(), headers })
 }
 

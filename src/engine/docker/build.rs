@@ -16,7 +16,7 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use super::context::{ContextFiles, ReadError};
-use super::engine::{DockerEngine, infra_text, network_mode, proxy_variables};
+use super::engine::{DockerEngine, infra_text, proxy_variables};
 use super::images::{content_tag, throwaway_tag};
 use super::progress::{BuildKitProgress, ClassicProgress, Line, StepLog};
 use super::session::{DOCKERFILE, Served, Session, open_session};
@@ -107,7 +107,7 @@ impl DockerEngine {
             context: Arc::new(ContextFiles::new(request.context_root, request.context, request.epoch)),
             tag: tag.to_owned(),
             args,
-            network: network_mode(request.network),
+            network: self.network_mode(request.network),
             platform: (*request.platform != self.facts.platform).then(|| request.platform.to_string()),
             no_cache: request.no_cache,
         };

@@ -13,7 +13,7 @@ use bollard::query_parameters::{
 };
 use futures_util::StreamExt;
 
-use super::engine::{DockerEngine, daemon_failure, error_text, network_mode, proxy_variables, status_of};
+use super::engine::{DockerEngine, daemon_failure, error_text, proxy_variables, status_of};
 use super::images::{OWNER_LABEL, RUN_LABEL};
 use super::progress::{Line, OutputLines};
 use crate::engine::classify::classify;
@@ -113,7 +113,7 @@ impl DockerEngine {
             healthcheck: Some(HealthConfig { test: Some(vec!["NONE".to_owned()]), ..HealthConfig::default() }),
             attach_stdout: Some(true),
             attach_stderr: Some(true),
-            host_config: Some(HostConfig { network_mode: Some(network_mode(request.network).to_owned()), ..HostConfig::default() }),
+            host_config: Some(HostConfig { network_mode: Some(self.network_mode(request.network).to_owned()), ..HostConfig::default() }),
             ..ContainerCreateBody::default()
         };
         made.containers.push((name.to_owned(), false));

@@ -15,6 +15,7 @@ use super::session::Environment;
 use super::transport::Dialer;
 use crate::digest::{Digest, ImageId};
 use crate::dockerfile::{Dockerfile, Resolved};
+use crate::access::Network;
 use crate::engine::{Attempt, BuildRequest, Collected, Engine, EngineIdentity, ExportSink, TestRequest};
 use crate::failure::{Failure, Retry};
 use crate::image::{EngineImage, ImageConfig, ImageSource};
@@ -71,6 +72,8 @@ pub(super) struct Facts {
     pub containerd: bool,
     /// Whether builds go through BuildKit.
     pub buildkit: bool,
+    /// Whether there is the network that containers get by default (dockerd's `--bridge none` leaves it out).
+    pub bridge: bool,
 }
 
 /// Docker Engine behind the seam.
@@ -130,6 +133,16 @@ impl DockerEngine {
         })
     }
 
+    /// A network as the daemon calls it. Where it has no bridge, the default is the host's network: BuildKit would refuse to
+    /// build at all, and containers would have none.
+    pub(super) fn network_mode(&self, network: Network) -> &'static str {
+        match network {
+            Network::Default if self.facts.bridge => "default",
+            Network::Default | Network::Host => "host",
+            Network::None => "none",
+        }
+    }
+
     /// Asks something small.
     pub(super) fn ask<T>(&self, what: &str, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
         self.runtime.block_on(async {
@@ -185,6 +198,7 @@ async fn greet(dialer: &Dialer, builder: Builder) -> Result<(Docker, String, Fac
         store: info.driver.unwrap_or_default(),
         containerd,
         buildkit: has_buildkit && builder != Builder::Classic,
+        bridge: podman || docker.inspect_network("bridge", None).await.is_ok(),
     };
     Ok((docker, format!("v{}.{}", api.major_version, api.minor_version), facts))
 }
@@ -240,15 +254,6 @@ pub(super) fn status_of(error: &Error) -> Option<u16> {
 /// Locks; a thread that panicked with the lock left only a cache.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// As the daemon's build and run calls want it.
-pub(super) fn network_mode(network: crate::engine::Network) -> &'static str {
-    match network {
-        crate::engine::Network::Default => "default",
-        crate::engine::Network::Host => "host",
-        crate::engine::Network::None => "none",
-    }
 }
 
 /// Proxies in both spellings, as programs look for either.

@@ -32,13 +32,19 @@ struct Config<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     variant: Option<&'a str>,
     os: &'a str,
-    config: Empty,
+    config: RunConfig,
     rootfs: RootFs,
     history: [History<'a>; 1],
 }
 
+/// What Docker gives an image that says no PATH.
+const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 #[derive(Serialize)]
-struct Empty {}
+struct RunConfig {
+    #[serde(rename = "Env")]
+    env: [&'static str; 1],
+}
 
 #[derive(Serialize)]
 struct RootFs {
@@ -94,7 +100,7 @@ impl RootfsTar {
             architecture: platform.architecture(),
             variant: platform.variant(),
             os: platform.os(),
-            config: Empty {},
+            config: RunConfig { env: [DEFAULT_PATH] },
             rootfs: RootFs { r#type: "layers", diff_ids: [diff_id] },
             history: [History { created: &created, created_by: "igraph rootfs" }],
         };
