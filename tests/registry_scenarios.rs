@@ -189,7 +189,8 @@ impl World {
     }
 
     fn name(&mut self, what: &str, expected: Option<Digest>) {
-        let outcome = move_name(&self.client, &self.reference("team/app:1"), &manifest(), MANIFEST, expected, &self.cancel);
+        let outcome =
+            move_name(&self.client, &self.reference("team/app:1"), &manifest(), MANIFEST, &expected.into_iter().collect(), &self.cancel);
         self.say(what, outcome.map(|outcome| format!("{outcome:?}")));
     }
 
@@ -286,7 +287,7 @@ fn kept_connections() {
     World::fill(&world.registry, "team/app", "0");
     let move_to = |tag: &str| {
         let name = world.reference(&format!("team/app:{tag}"));
-        move_name(&world.client, &name, &manifest(), MANIFEST, None, &world.cancel).unwrap();
+        move_name(&world.client, &name, &manifest(), MANIFEST, &std::collections::BTreeSet::new(), &world.cancel).unwrap();
     };
     (1..20).for_each(|tag| move_to(&tag.to_string()));
     assert_eq!(world.registry.take_requests().len(), 19 * 3);

@@ -130,7 +130,12 @@ impl Environment {
     pub fn docker_variables(&self) -> BTreeMap<String, String> {
         let cert_path = self.docker_cert_path.as_ref().map(|path| path.to_string_lossy().into_owned());
         let verify = self.docker_tls_verify.then(|| "1".to_owned());
-        let all = [(DOCKER_HOST, self.docker_host.clone()), (DOCKER_CONTEXT, self.docker_context.clone()), (DOCKER_CERT_PATH, cert_path), (DOCKER_TLS_VERIFY, verify)];
+        let all = [
+            (DOCKER_HOST, self.docker_host.clone()),
+            (DOCKER_CONTEXT, self.docker_context.clone()),
+            (DOCKER_CERT_PATH, cert_path),
+            (DOCKER_TLS_VERIFY, verify),
+        ];
         all.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
     }
 

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use super::exit::Exit;
 use crate::failure::{Failure, FailureClass};
+use crate::label::LabelError;
 use crate::pattern::PatternError;
 use crate::problem::Problem;
 use crate::record::RecordError;
-use crate::label::LabelError;
 
 /// Why a command ended early.
 #[derive(Debug, thiserror::Error)]

@@ -219,8 +219,7 @@ mod tests {
         let crate::cli::args::Command::Test(verb) = &args.command else { panic!("{args:?}") };
         let environment = Environment::of(|_| None);
         let (cancel, signals) = (Cancel::new(), crate::cli::signals::Signals::default());
-        let context =
-            Context { global: &args.global, environment: &environment, printer: &printer, cancel: &cancel, signals: &signals };
+        let context = Context { global: &args.global, environment: &environment, printer: &printer, cancel: &cancel, signals: &signals };
         let heard = Arc::new(Heard(std::sync::Mutex::new(0)));
         let clock = Arc::new(ManualClock::new(Timestamp(0)));
         let ended = Reporting::begin(&verb.output, &context, clock, heard.clone()).and_then(|reporting| {

@@ -60,10 +60,13 @@ impl<'a> Workbench<'a> {
 
     /// Resolves patterns, `@file` and `@-` among them, over all images.
     pub fn select(&self, patterns: &[String], exclude: &[String]) -> Result<Selection, Error> {
-        let patterns = if patterns.is_empty() { vec![Pattern::all_from(&self.here).map_err(Error::Pattern)?] } else { self.patterns(patterns)? };
-        let entries = self.catalogue.images.iter().map(|(label, image)| {
-            (label.clone(), if image.manual { Visibility::Manual } else { Visibility::Usual })
-        });
+        let patterns =
+            if patterns.is_empty() { vec![Pattern::all_from(&self.here).map_err(Error::Pattern)?] } else { self.patterns(patterns)? };
+        let entries = self
+            .catalogue
+            .images
+            .iter()
+            .map(|(label, image)| (label.clone(), if image.manual { Visibility::Manual } else { Visibility::Usual }));
         let selection = pattern::resolve(&patterns, &self.patterns(exclude)?, &entries.collect()).map_err(Error::Problems)?;
         for warning in &selection.warnings {
             self.context.printer.warn(warning);

@@ -72,7 +72,8 @@ struct State {
 impl State {
     fn called(&mut self, call: Call) {
         if let Some(path) = &self.log {
-            let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map_or(0, |now| now.tv_sec() * 1_000_000_000 + now.tv_nsec());
+            let now =
+                nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map_or(0, |now| now.tv_sec() * 1_000_000_000 + now.tv_nsec());
             let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
             // a log that can't be written is missed by the test that reads it
             let _ = file.and_then(|mut file| std::io::Write::write_all(&mut file, format!("{now} {call:?}\n").as_bytes()));

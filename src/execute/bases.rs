@@ -60,7 +60,12 @@ fn from_registry(world: &World<'_>, index: NodeIndex, reference: &Reference, job
                 let entry = LockEntry {
                     reference: reference.clone(),
                     platform: node.platform.clone(),
-                    base: LockedBase { index: resolved.index, manifest: resolved.manifest, config: resolved.image_id, time: world.clock.now() },
+                    base: LockedBase {
+                        index: resolved.index,
+                        manifest: resolved.manifest,
+                        config: resolved.image_id,
+                        time: world.clock.now(),
+                    },
                 };
                 (resolved.manifest, Some(entry))
             }
@@ -90,7 +95,8 @@ fn from_registry(world: &World<'_>, index: NodeIndex, reference: &Reference, job
 
 /// Keeps the config, where the image is, and where its layers lie.
 fn learn_remote(world: &World<'_>, reference: &Reference, manifest: Digest, remote: &RemoteImage) -> Result<(), Failure> {
-    let config = ImageConfig::parse(remote.config()).map_err(|error| Failure::infra(format!("the config of {reference} can't be read: {error}")))?;
+    let config =
+        ImageConfig::parse(remote.config()).map_err(|error| Failure::infra(format!("the config of {reference} can't be read: {error}")))?;
     let image = remote.image_id();
     let (host, repository) = (reference.host().to_owned(), reference.repository().to_owned());
     let blobs = remote.layers().iter().map(|layer| BlobPlace {
@@ -146,7 +152,8 @@ fn finish_local(
     attempts: &Attempts<(EngineImage, ImageConfig)>,
 ) -> JobEnd {
     let made = attempts.result.as_ref().ok();
-    let facts = made.map_or_else(Facts::default, |(image, config)| Facts { configs: vec![(image.id.0, config.clone())], ..Facts::default() });
+    let facts =
+        made.map_or_else(Facts::default, |(image, config)| Facts { configs: vec![(image.id.0, config.clone())], ..Facts::default() });
     let image = made.map(|(image, _)| image.clone());
     let recorded = record(world, index, NodeKind::Base, Recorded { key, components, image: image.clone(), job, attempts, facts });
     let end = match (&attempts.result, recorded, image) {
@@ -246,7 +253,8 @@ fn make(
         .stderr(Stdio::piped());
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     let mut child = command.spawn().map_err(|error| {
-        Failure::step(format!("`{}` can't be started: {error}", words[0])).hint("the command of a base is looked for in its package's folder when it begins with `./`")
+        Failure::step(format!("`{}` can't be started: {error}", words[0]))
+            .hint("the command of a base is looked for in its package's folder when it begins with `./`")
     })?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let lines = std::sync::Mutex::new(Vec::new());
@@ -282,10 +290,18 @@ fn make(
         let code = status.code().map(i64::from).unwrap_or_else(|| 128 + i64::from(status.signal().unwrap_or(0)));
         let message = format!("exit {code} of `{}`", argv.join(" "));
         let verdict = classify(lines.iter().map(String::as_str), Some(code), &message);
-        return Err(Failure { class: verdict.class, retry: verdict.retry, message, hint: verdict.evidence, exit_code: Some(code), group: verdict.group.map(str::to_owned) });
+        return Err(Failure {
+            class: verdict.class,
+            retry: verdict.retry,
+            message,
+            hint: verdict.evidence,
+            exit_code: Some(code),
+            group: verdict.group.map(str::to_owned),
+        });
     }
     if !tar.is_file() {
-        return Err(Failure::step(format!("`{}` ended well but wrote no {{out}}", argv.join(" "))).hint("it has to write a tar to the path that `{out}` stands for"));
+        return Err(Failure::step(format!("`{}` ended well but wrote no {{out}}", argv.join(" ")))
+            .hint("it has to write a tar to the path that `{out}` stands for"));
     }
     Ok(tar)
 }

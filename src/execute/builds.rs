@@ -51,7 +51,7 @@ pub(super) fn keyed(
     parents: &BTreeMap<String, NodeIndex>,
     job: &Job,
     lookup: &Lookup<'_>,
-) -> Result<(Key, Vec<Component>), JobEnd> {
+) -> Result<(Key, Vec<Component>), Box<JobEnd>> {
     if let Some(key) = &job.key {
         return Ok(key.clone());
     }
@@ -71,18 +71,20 @@ pub(super) fn keyed(
         Ok(())
     });
     if let Some(node) = lost.take() {
-        return Err(JobEnd::lost(node));
+        return Err(Box::new(JobEnd::lost(node)));
     }
-    fetched.result.map_err(JobEnd::failed)?;
+    fetched.result.map_err(|failure| Box::new(JobEnd::failed(failure)))?;
     match world.planner.decide(index, lookup) {
-        Decision::Fresh(value) => Err(JobEnd::fresh(value)),
+        Decision::Fresh(value) => Err(Box::new(JobEnd::fresh(value))),
         Decision::Run { key: Some(key), .. } => Ok(key),
-        Decision::Blocked(reason) => Err(JobEnd::blocked(reason)),
+        Decision::Blocked(reason) => Err(Box::new(JobEnd::blocked(reason))),
         Decision::Broken(problems) => {
             let messages: Vec<String> = problems.iter().map(|problem| problem.message.clone()).collect();
-            Err(JobEnd::failed(Failure::step(messages.join("; "))))
+            Err(Box::new(JobEnd::failed(Failure::step(messages.join("; ")))))
         }
-        Decision::Run { .. } | Decision::Maybe(_) => Err(JobEnd::failed(Failure::infra(format!("the key of {label} can't be had")))),
+        Decision::Run { .. } | Decision::Maybe(_) => {
+            Err(Box::new(JobEnd::failed(Failure::infra(format!("the key of {label} can't be had")))))
+        }
     }
 }
 
@@ -156,12 +158,12 @@ pub(super) fn run(world: &World<'_>, index: NodeIndex, image: &ImageNode<'_>, jo
         }
         Err(_) => (None, Facts::default(), false),
     };
-    let recorded = record(world, index, NodeKind::Image, Recorded { key, components, image: made.clone(), job, attempts: &attempts, facts });
+    let recorded =
+        record(world, index, NodeKind::Image, Recorded { key, components, image: made.clone(), job, attempts: &attempts, facts });
     let outcome = match (&attempts.result, made) {
-        (Ok(_), Some(made)) => (
-            Outcome::Succeeded { image: Some(made.id), changed: before != Some(made.id) },
-            Some(Value::Image { image: made.id, stand_in }),
-        ),
+        (Ok(_), Some(made)) => {
+            (Outcome::Succeeded { image: Some(made.id), changed: before != Some(made.id) }, Some(Value::Image { image: made.id, stand_in }))
+        }
         (Err(failure), _) => return ended(JobEnd::failed(failure.clone()), job, &attempts),
         (Ok(_), None) => return JobEnd::failed(Failure::infra("an image without an id")),
     };
@@ -172,7 +174,10 @@ pub(super) fn run(world: &World<'_>, index: NodeIndex, image: &ImageNode<'_>, jo
 }
 
 fn stands_in(image: &ImageNode<'_>, lookup: &Lookup<'_>) -> bool {
-    image.parents.values().any(|parent| matches!(lookup(*parent), Some(Value::Base { stand_in: true, .. } | Value::Image { stand_in: true, .. })))
+    image
+        .parents
+        .values()
+        .any(|parent| matches!(lookup(*parent), Some(Value::Base { stand_in: true, .. } | Value::Image { stand_in: true, .. })))
 }
 
 fn agents(world: &World<'_>, spec: &crate::spec::Image) -> BTreeMap<String, PathBuf> {

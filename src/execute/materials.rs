@@ -111,7 +111,9 @@ impl World<'_> {
                 let held = self.engine.engine().and_then(|engine| engine.find(*image));
                 let elsewhere = self.state.locations(*image).is_ok_and(|places| {
                     places.iter().any(|place| {
-                        place.reference().is_some_and(|reference| matches!(self.registry.head_manifest(&reference, self.cancel), Ok(Some(_))))
+                        place
+                            .reference()
+                            .is_some_and(|reference| matches!(self.registry.head_manifest(&reference, self.cancel), Ok(Some(_))))
                     })
                 });
                 matches!(held, Ok(None)) && !elsewhere

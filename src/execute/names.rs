@@ -1,5 +1,6 @@
 //! Moves names: only to an image that is [`Tested`], each name read before it is written and after, journaled as a group.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::attempts::{self, Terms, millis, record_failure};
@@ -44,7 +45,10 @@ pub(super) fn tag(world: &World<'_>, index: NodeIndex, names: &NamesNode, job: &
         Err(failure) => JobEnd::failed(failure.clone()),
         Ok(_) => {
             let moved = names.names.iter().map(|name| (name, None)).collect::<Vec<_>>();
-            let settlements = moved.iter().map(|(name, manifest)| settlement(world, index, name, &tested, NameScope::Local, *manifest, job)).collect::<Vec<_>>();
+            let settlements = moved
+                .iter()
+                .map(|(name, manifest)| settlement(world, index, name, &tested, NameScope::Local, *manifest, job))
+                .collect::<Vec<_>>();
             match world.state.commit_all(&settlements) {
                 Ok(()) => JobEnd::done(Outcome::Succeeded { image: Some(tested.image()), changed: true }, Some(Value::Names)),
                 Err(error) => JobEnd::failed(record_failure(&error)),
@@ -85,7 +89,13 @@ fn terms(world: &World<'_>) -> Terms {
     Terms { policy: world.policy(&world.catalogue.workspace.retries), step_too: false, timeout: world.options.timeout }
 }
 
-fn image_of(world: &World<'_>, names: &NamesNode, lookup: &Lookup<'_>, attempt: &Attempt<'_>, lost: &LostNode) -> Result<EngineImage, Failure> {
+fn image_of(
+    world: &World<'_>,
+    names: &NamesNode,
+    lookup: &Lookup<'_>,
+    attempt: &Attempt<'_>,
+    lost: &LostNode,
+) -> Result<EngineImage, Failure> {
     world.image_of(names.image, lookup, attempt).map_err(|missing: Missing| lost.keep(missing))
 }
 
@@ -158,9 +168,8 @@ impl Publication<'_> {
         let mut published: BTreeMap<String, Published> = BTreeMap::new();
         for name in &self.names.names {
             let repository = name.reference.name();
-            if !published.contains_key(&repository) {
-                let manifest = self.repository(&name.reference)?;
-                published.insert(repository, manifest);
+            if let Entry::Vacant(place) = published.entry(repository) {
+                place.insert(self.repository(&name.reference)?);
             }
         }
         self.move_names(&published)
@@ -173,14 +182,34 @@ impl Publication<'_> {
             return Ok(known);
         }
         let config = self.config(image)?;
-        let parsed = crate::image::ImageConfig::parse(&config).map_err(|error| Failure::infra(format!("the config of {image} can't be read: {error}")))?;
+        let parsed = crate::image::ImageConfig::parse(&config)
+            .map_err(|error| Failure::infra(format!("the config of {image} can't be read: {error}")))?;
         let provider = Provider { publication: self, image, blobs: self.blobs_of(image)?, diff_ids: &parsed.diff_ids };
-        let uploaded =
-            upload_image(self.world.registry, repository, &config, &parsed.diff_ids, &provider, self.world.cancel, &|what, done, total| {
+        let uploaded = upload_image(
+            self.world.registry,
+            repository,
+            &config,
+            &parsed.diff_ids,
+            &provider,
+            self.world.cancel,
+            &|what, done, total| {
                 self.attempt.output.progress(what, done, total);
-            })?;
-        verify_published(self.world.registry, &repository.with_digest(uploaded.manifest_digest), uploaded.manifest_digest, image, self.world.cancel)?;
-        let sent = format!("{}: manifest {}, {} bytes sent, {} layers mounted", repository.name(), uploaded.manifest_digest, uploaded.bytes_sent, uploaded.mounted);
+            },
+        )?;
+        verify_published(
+            self.world.registry,
+            &repository.with_digest(uploaded.manifest_digest),
+            uploaded.manifest_digest,
+            image,
+            self.world.cancel,
+        )?;
+        let sent = format!(
+            "{}: manifest {}, {} bytes sent, {} layers mounted",
+            repository.name(),
+            uploaded.manifest_digest,
+            uploaded.bytes_sent,
+            uploaded.mounted
+        );
         self.attempt.output.line(Stream::Engine, &sent);
         let (host, path) = (repository.host().to_owned(), repository.repository().to_owned());
         let blobs = uploaded.blobs.iter().map(|(diff_id, blob)| BlobPlace {
@@ -376,9 +405,10 @@ impl Publication<'_> {
                 }
                 let written = expected;
                 let there = found.map_or_else(|| "nothing".to_owned(), |digest| digest.to_string());
-                let failure = Failure::infra(format!("{} was moved by someone else: igraph left it at {written}, found {there}", name.reference))
-                    .retry(Retry::Never)
-                    .hint("nothing was written there; the next push moves it to the tested image");
+                let failure =
+                    Failure::infra(format!("{} was moved by someone else: igraph left it at {written}, found {there}", name.reference))
+                        .retry(Retry::Never)
+                        .hint("nothing was written there; the next push moves it to the tested image");
                 Ok(Outcome::Failed { failure })
             }
         }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::spec::RetryPolicy;
 use crate::failure::{Failure, FailureClass, Retry};
+use crate::spec::RetryPolicy;
 
 /// The wait before the next attempt, or `None` when `failure`, of the `attempt`th attempt (from 1), is the last word.
 /// A test's step failures are tried again too (`step_too`), so that a flaky one is seen as such.

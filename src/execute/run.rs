@@ -145,7 +145,10 @@ impl Loop<'_, '_> {
                 return;
             }
             let label = self.world.graph.node(lost).owner.to_string();
-            self.settle(index, JobEnd { lost: None, ..JobEnd::failed(Failure::infra(format!("the image of {label} vanished again and again"))) });
+            self.settle(
+                index,
+                JobEnd { lost: None, ..JobEnd::failed(Failure::infra(format!("the image of {label} vanished again and again"))) },
+            );
             return;
         }
         if let Some(value) = &end.value {

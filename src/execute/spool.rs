@@ -110,8 +110,8 @@ impl ExportSink for Sink<'_> {
     fn layer(&mut self, diff_id: Digest, tar: &mut dyn Read) -> Result<(), Failure> {
         let path = self.held.file(self.parent, diff_id)?;
         let spilled = |error: std::io::Error| super::attempts::disk_failure(&error, "a packed layer");
-        let mut file = std::fs::File::create(&path).map_err(|error| spilled(error))?;
-        let packed = pack(tar, &mut file).map_err(|error| spilled(error))?;
+        let mut file = std::fs::File::create(&path).map_err(&spilled)?;
+        let packed = pack(tar, &mut file).map_err(&spilled)?;
         if packed.diff_id != diff_id {
             return Err(Failure::infra(format!("the engine's layer {diff_id} has other bytes")));
         }

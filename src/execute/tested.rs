@@ -70,7 +70,8 @@ impl Tested {
         passed: impl IntoIterator<Item = PassedTest>,
         untested: Option<&str>,
     ) -> Result<Self, NotTested> {
-        let mut passed: Vec<PassedTest> = passed.into_iter().filter(|test| test.subject == image && required.contains(&test.test)).collect();
+        let mut passed: Vec<PassedTest> =
+            passed.into_iter().filter(|test| test.subject == image && required.contains(&test.test)).collect();
         passed.sort();
         passed.dedup();
         if let Some(test) = required.iter().find(|test| !passed.iter().any(|done| done.test == **test)) {

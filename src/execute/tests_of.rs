@@ -22,7 +22,11 @@ pub(super) fn run(world: &World<'_>, index: NodeIndex, test: &TestNode<'_>, job:
     };
     let label = world.graph.node(index).label();
     let lost = LostNode::default();
-    let terms = Terms { policy: world.policy(&test.spec.retries), step_too: test.spec.origin.has("retries"), timeout: test.spec.timeout.or(world.options.timeout) };
+    let terms = Terms {
+        policy: world.policy(&test.spec.retries),
+        step_too: test.spec.origin.has("retries"),
+        timeout: test.spec.timeout.or(world.options.timeout),
+    };
     let attempts = attempts::attempt(world, &label, &terms, |attempt, _| {
         let subject = world.image_of(test.subject, lookup, attempt).map_err(|missing| lost.keep(missing))?;
         match &test.dockerfile {
@@ -43,8 +47,12 @@ pub(super) fn run(world: &World<'_>, index: NodeIndex, test: &TestNode<'_>, job:
         }
         _ => None,
     });
-    let recorded =
-        record(world, index, NodeKind::Test, Recorded { key, components, image: subject.clone(), job, attempts: &attempts, facts: Facts::default() });
+    let recorded = record(
+        world,
+        index,
+        NodeKind::Test,
+        Recorded { key, components, image: subject.clone(), job, attempts: &attempts, facts: Facts::default() },
+    );
     let end = match (&attempts.result, recorded) {
         (Err(failure), _) => JobEnd::failed(failure.clone()),
         (Ok(_), Err(failure)) => JobEnd::failed(failure),
@@ -52,7 +60,10 @@ pub(super) fn run(world: &World<'_>, index: NodeIndex, test: &TestNode<'_>, job:
             let failures = attempts.earlier_failures();
             let outcome = if failures.is_empty() { Outcome::Succeeded { image: None, changed: true } } else { Outcome::Flaky { failures } };
             let passed = crate::execute::tested::PassedTest::from_record(label, key, subject.id, true);
-            passed.map_or_else(|| JobEnd::failed(Failure::infra("a passed test that did not pass")), |passed| JobEnd::done(outcome, Some(Value::Test(passed))))
+            passed.map_or_else(
+                || JobEnd::failed(Failure::infra("a passed test that did not pass")),
+                |passed| JobEnd::done(outcome, Some(Value::Test(passed))),
+            )
         }
     };
     ended(end, job, &attempts)

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use super::materials::Presence;
 use super::spool::Spool;
+use crate::access::SecretSource;
 use crate::cancel::Cancel;
 use crate::clock::Clock;
 use crate::component::Component;
 use crate::digest::{ImageId, Key};
-use crate::access::SecretSource;
 use crate::engine::Engine;
 use crate::event::{Event, Outcome, Sink};
 use crate::failure::Failure;

@@ -10,9 +10,9 @@ use rayon::prelude::*;
 use super::node::*;
 use crate::dockerfile::{self, Configs, Dockerfile, Request};
 use crate::label::{Label, Name, NodeLabel};
+use crate::pattern::Selection;
 use crate::platform::Platform;
 use crate::problem::{Place, Problem, Source};
-use crate::pattern::Selection;
 use crate::reference::Reference;
 use crate::spec::{self, Catalogue, Destination};
 use crate::stamp::Stamp;
@@ -58,8 +58,23 @@ impl<'c> Graph<'c> {
     ///
     /// # Errors
     /// Every unreadable or broken Dockerfile, every cycle, and steps that an image does not have.
-    pub fn build(catalogue: &'c Catalogue, selected: &Selection, options: &GraphOptions<'_>, configs: &dyn KnownConfigs) -> Result<Self, Vec<Problem>> {
-        Builder { catalogue, selection: selected, options, configs, nodes: DiGraph::default(), by_owner: HashMap::new(), problems: Vec::new(), test_files: Mutex::default() }.build()
+    pub fn build(
+        catalogue: &'c Catalogue,
+        selected: &Selection,
+        options: &GraphOptions<'_>,
+        configs: &dyn KnownConfigs,
+    ) -> Result<Self, Vec<Problem>> {
+        Builder {
+            catalogue,
+            selection: selected,
+            options,
+            configs,
+            nodes: DiGraph::default(),
+            by_owner: HashMap::new(),
+            problems: Vec::new(),
+            test_files: Mutex::default(),
+        }
+        .build()
     }
 
     /// The node.
@@ -355,9 +370,9 @@ impl<'c> Builder<'c, '_> {
                     self.nodes.update_edge(from, to, ());
                     parents.insert(text.clone(), to);
                 }
-                (None, Target::Entry(label)) if self.problems.is_empty() => self.problems.push(
-                    Problem::new(format!("`{text}` is {label}, which is neither image nor base")).at(source, span.clone()),
-                ),
+                (None, Target::Entry(label)) if self.problems.is_empty() => self
+                    .problems
+                    .push(Problem::new(format!("`{text}` is {label}, which is neither image nor base")).at(source, span.clone())),
                 (None, _) => {}
             }
         }
@@ -379,9 +394,9 @@ impl<'c> Builder<'c, '_> {
             for (position, index) in path.iter().enumerate() {
                 let next = &self.nodes[path[(position + 1) % path.len()]].owner;
                 let read = self.nodes[*index].owner.entry().and_then(|label| images.get(label));
-                if let Some((read, (_, _, span))) =
-                    read.and_then(|read| read.references.iter().find(|(_, target, _)| target.owner().as_ref() == Some(next)).map(|found| (read, found)))
-                {
+                if let Some((read, (_, _, span))) = read.and_then(|read| {
+                    read.references.iter().find(|(_, target, _)| target.owner().as_ref() == Some(next)).map(|found| (read, found))
+                }) {
                     problem = problem.at_with(read.dockerfile.parsed.source(), span.clone(), format!("this is {next}"));
                 }
             }
@@ -521,7 +536,14 @@ impl<'c> Builder<'c, '_> {
         }
     }
 
-    fn add_names(&mut self, image: NodeIndex, gate: NodeIndex, spec: &spec::Image, to: Option<&Destination>, body: fn(NamesNode) -> Body<'c>) {
+    fn add_names(
+        &mut self,
+        image: NodeIndex,
+        gate: NodeIndex,
+        spec: &spec::Image,
+        to: Option<&Destination>,
+        body: fn(NamesNode) -> Body<'c>,
+    ) {
         let owner = self.nodes[image].owner.clone();
         let mut names = Vec::new();
         for name in &spec.names {
@@ -582,7 +604,11 @@ fn read_dockerfile(
     let metadata = std::fs::metadata(&full).map_err(|error| fail(&error))?;
     let bytes = std::fs::read(&full).map_err(|error| fail(&error))?;
     let text = String::from_utf8(bytes).map_err(|error| {
-        vec![Problem { message: format!("`{path}` is not UTF-8 at byte {}", error.utf8_error().valid_up_to()), places: vec![place.clone()], hint: None }]
+        vec![Problem {
+            message: format!("`{path}` is not UTF-8 at byte {}", error.utf8_error().valid_up_to()),
+            places: vec![place.clone()],
+            hint: None,
+        }]
     })?;
     let source = Arc::new(Source { path: path.to_owned(), text });
     let parsed = parse(&source)?;

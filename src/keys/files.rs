@@ -22,7 +22,7 @@ use nix::fcntl::OFlag;
 use nix::sys::statfs::fstatfs;
 use rayon::prelude::*;
 
-use crate::dockerfile::{ContextEntry, EntryKind, ContextInput};
+use crate::dockerfile::{ContextEntry, ContextInput, EntryKind};
 use crate::problem::Problem;
 use crate::stamp::{Stamp, coarse_clock, is_coarse};
 

@@ -36,7 +36,13 @@ pub(super) fn join(folder: &str, path: &str) -> String {
 ///
 /// # Errors
 /// What of it is missing, unreadable or no file.
-pub(super) fn context(root: &Path, folder: &str, dockerfile: Option<&str>, uses: &ContextUse, digests: &FileDigests) -> Result<Inputs, Vec<Problem>> {
+pub(super) fn context(
+    root: &Path,
+    folder: &str,
+    dockerfile: Option<&str>,
+    uses: &ContextUse,
+    digests: &FileDigests,
+) -> Result<Inputs, Vec<Problem>> {
     if uses.is_empty() {
         return Ok(Inputs::default());
     }
@@ -86,8 +92,14 @@ pub(super) fn tree(root: &Path, path: &str, place: &Place, digests: &FileDigests
         Some(split) => split,
         None => ("", path),
     };
-    let source =
-        ContextSource { path: name.to_owned(), wildcard: false, include: None, exclude: Vec::new(), instruction: "base", place: place.clone() };
+    let source = ContextSource {
+        path: name.to_owned(),
+        wildcard: false,
+        include: None,
+        exclude: Vec::new(),
+        instruction: "base",
+        place: place.clone(),
+    };
     context(root, folder, None, &ContextUse { sources: vec![source], whole: None }, digests)
 }
 

@@ -21,11 +21,11 @@ use std::sync::Arc;
 
 use super::files::FileDigests;
 use super::inputs::{self, Inputs, Watched};
+use crate::access::Network;
 use crate::component::Component;
 use crate::digest::{ImageId, Key};
 use crate::dockerfile::{Configs, Dockerfile, Request, Resolved};
 use crate::graph::{BaseNode, BaseSource, ImageNode, StandIn, TestNode};
-use crate::access::Network;
 use crate::label::{Label, NodeLabel};
 use crate::platform::Platform;
 use crate::problem::{Place, Problem, Source};
@@ -144,7 +144,11 @@ impl Keys<'_> {
                 None | Some((_, spec::BaseFrom::Registry(_))) => Ok(None),
                 Some((entry, spec::BaseFrom::Command { argv, inputs: globs, env })) => {
                     let files = inputs::globs(self.root, globs, &entry.origin.field("inputs"), self.digests)?;
-                    let mut parts = vec![platform_part, Component::new("epoch", self.epoch.to_string()), Component::new("command", format!("{argv:?}"))];
+                    let mut parts = vec![
+                        platform_part,
+                        Component::new("epoch", self.epoch.to_string()),
+                        Component::new("command", format!("{argv:?}")),
+                    ];
                     parts.extend(env.iter().map(|(name, value)| Component::new(format!("env {name}"), &**value)));
                     parts.extend(inputs::components("file", &files.context));
                     own(parts, files)
@@ -189,9 +193,9 @@ impl Keys<'_> {
     ) -> Result<Own, Vec<Problem>> {
         let mut components = self.common(network, platform);
         components.extend(resolved.canonical(parsed).into_iter().map(|(place, text)| Component::new(format!("instruction {place}"), text)));
-        components.extend(
-            resolved.args.iter().map(|(name, value)| Component::new(format!("arg {name}"), value.as_deref().map_or("(unset)".to_owned(), |value| format!("={value}")))),
-        );
+        components.extend(resolved.args.iter().map(|(name, value)| {
+            Component::new(format!("arg {name}"), value.as_deref().map_or("(unset)".to_owned(), |value| format!("={value}")))
+        }));
         components.extend(resolved.secrets.iter().map(|secret| Component::new(format!("secret {}", secret.id), "mounted")));
         components.extend(resolved.ssh.iter().map(|agent| Component::new(format!("ssh {}", agent.id), "mounted")));
         if let Some(reason) = &resolved.context.whole {
@@ -237,7 +241,9 @@ pub fn image_arguments(image: &spec::Image) -> BTreeMap<String, String> {
 fn subject_variables<'a>(label: &Label, image: &'a spec::Image) -> impl Iterator<Item = (String, String)> + use<'a> {
     let name = ("IGRAPH_NAME".to_owned(), label.name.to_string());
     let package = ("IGRAPH_PACKAGE".to_owned(), label.package.as_str().to_owned());
-    [name, package].into_iter().chain(image.args.iter().map(|(key, value)| (format!("IGRAPH_ARG_{}", key.to_ascii_uppercase()), value.to_string())))
+    [name, package]
+        .into_iter()
+        .chain(image.args.iter().map(|(key, value)| (format!("IGRAPH_ARG_{}", key.to_ascii_uppercase()), value.to_string())))
 }
 
 /// The environment of a `run` or `exec` test; the test's own `env` wins.

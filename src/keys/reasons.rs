@@ -8,7 +8,8 @@ use crate::reason::Reason;
 /// The differences of two component lists as reasons, dependencies first, then the Dockerfile, files, the rest; each sorted.
 /// `dockerfile` is the path to name where instructions differ. Empty only for equal lists.
 pub fn reasons(old: &[Component], new: &[Component], dockerfile: Option<&str>) -> Vec<Reason> {
-    let index = |list: &[Component]| -> BTreeMap<String, String> { list.iter().map(|part| (part.name.clone(), part.value.clone())).collect() };
+    let index =
+        |list: &[Component]| -> BTreeMap<String, String> { list.iter().map(|part| (part.name.clone(), part.value.clone())).collect() };
     let (old, new) = (index(old), index(new));
     let mut found: Vec<(u8, Reason)> = Vec::new();
     for name in old.keys().chain(new.keys().filter(|name| !old.contains_key(*name))) {
@@ -39,13 +40,17 @@ fn reason(name: &str, before: Option<&String>, after: Option<&String>, dockerfil
     let text = |value: Option<&String>| value.cloned().unwrap_or_default();
     let (kind, rest) = name.split_once(' ').unwrap_or((name, ""));
     match (kind, before, after) {
-        ("file" | "test-file" | "extra", Some(old), Some(new)) => Reason::InputChanged { path: rest.to_owned(), old: old.clone(), new: new.clone() },
+        ("file" | "test-file" | "extra", Some(old), Some(new)) => {
+            Reason::InputChanged { path: rest.to_owned(), old: old.clone(), new: new.clone() }
+        }
         ("file" | "test-file" | "extra", None, _) => Reason::InputAdded { path: rest.to_owned() },
         ("file" | "test-file" | "extra", _, None) => Reason::InputRemoved { path: rest.to_owned() },
         ("base", Some(old), Some(new)) => Reason::BaseMoved { reference: rest.to_owned(), old: old.clone(), new: new.clone() },
-        ("base" | "parent" | "subject", ..) => {
-            Reason::DependencyChanged { label: if rest.is_empty() { kind.to_owned() } else { rest.to_owned() }, old: before.cloned(), new: after.cloned() }
-        }
+        ("base" | "parent" | "subject", ..) => Reason::DependencyChanged {
+            label: if rest.is_empty() { kind.to_owned() } else { rest.to_owned() },
+            old: before.cloned(),
+            new: after.cloned(),
+        },
         ("instruction", ..) => match dockerfile {
             Some(path) => Reason::DockerfileChanged { path: path.to_owned() },
             None => Reason::TestChanged { old: text(before), new: text(after) },
@@ -53,7 +58,11 @@ fn reason(name: &str, before: Option<&String>, after: Option<&String>, dockerfil
         ("command", ..) => Reason::TestChanged { old: text(before), new: text(after) },
         ("engine", ..) => Reason::EngineChanged { old: text(before), new: text(after) },
         ("policy", ..) => Reason::PolicyRenewed { policy: rest.to_owned(), stamp: text(after) },
-        _ => Reason::ArgumentChanged { name: if kind == "arg" { rest.to_owned() } else { name.to_owned() }, old: before.cloned(), new: after.cloned() },
+        _ => Reason::ArgumentChanged {
+            name: if kind == "arg" { rest.to_owned() } else { name.to_owned() },
+            old: before.cloned(),
+            new: after.cloned(),
+        },
     }
 }
 
@@ -64,8 +73,24 @@ mod tests {
     #[test]
     fn each_kind_of_component_has_its_words() {
         let list = |pairs: &[(&str, &str)]| -> Vec<Component> { pairs.iter().map(|(name, value)| Component::new(*name, *value)).collect() };
-        let old = list(&[("file a", "644 x"), ("file gone", "644 y"), ("arg V", "1"), ("base debian", "sha256:1"), ("instruction 0 1", "RUN a"), ("instruction 0 2", "RUN b"), ("same", "1")]);
-        let new = list(&[("file a", "755 x"), ("file new", "644 z"), ("arg V", "2"), ("base debian", "sha256:2"), ("instruction 0 1", "RUN c"), ("same", "1"), ("parent //p:1", "sha256:3")]);
+        let old = list(&[
+            ("file a", "644 x"),
+            ("file gone", "644 y"),
+            ("arg V", "1"),
+            ("base debian", "sha256:1"),
+            ("instruction 0 1", "RUN a"),
+            ("instruction 0 2", "RUN b"),
+            ("same", "1"),
+        ]);
+        let new = list(&[
+            ("file a", "755 x"),
+            ("file new", "644 z"),
+            ("arg V", "2"),
+            ("base debian", "sha256:2"),
+            ("instruction 0 1", "RUN c"),
+            ("same", "1"),
+            ("parent //p:1", "sha256:3"),
+        ]);
         let words: Vec<String> = reasons(&old, &new, Some("p/Dockerfile")).iter().map(ToString::to_string).collect();
         assert_eq!(
             words,

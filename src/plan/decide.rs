@@ -221,7 +221,7 @@ impl<'a> Planner<'a> {
     fn image(&self, index: NodeIndex, node: &Node<'_>, image: &ImageNode<'_>, values: &Values<'_>) -> Decision {
         let own = match self.own_of(index, &image.parents, values, |configs| self.keys.image(image, &node.platform, configs)) {
             Ok(own) => own,
-            Err(decision) => return decision,
+            Err(decision) => return *decision,
         };
         let path = Some(image.dockerfile.path.as_str());
         let (dependencies, waits) = self.dependencies(&image.parents, values);
@@ -235,10 +235,12 @@ impl<'a> Planner<'a> {
     fn test(&self, index: NodeIndex, node: &Node<'_>, test: &TestNode<'_>, values: &Values<'_>) -> Decision {
         let own = match self.own_of(index, &subject_and(test), values, |configs| self.keys.test(test, &node.platform, configs)) {
             Ok(own) => own,
-            Err(decision) => return decision,
+            Err(decision) => return *decision,
         };
         let Some(Value::Image { image: subject, .. }) = values(test.subject) else {
-            return self.changed_alone(index, node, &own, None).unwrap_or_else(|| Decision::Maybe(self.graph.node(test.subject).owner.to_string()));
+            return self
+                .changed_alone(index, node, &own, None)
+                .unwrap_or_else(|| Decision::Maybe(self.graph.node(test.subject).owner.to_string()));
         };
         let (mut dependencies, waits) = self.dependencies(&test.parents, values);
         if let Some(waits) = waits {
@@ -310,9 +312,12 @@ impl<'a> Planner<'a> {
             Body::Gate(gate) => gate.tests.iter().map(|test| self.graph.node(*test).label()).collect(),
             _ => Vec::new(),
         };
-        let missing = || NotTested::Missing { test: required.first().cloned().unwrap_or_else(|| self.graph.node(names.image).owner.clone()) };
+        let missing =
+            || NotTested::Missing { test: required.first().cloned().unwrap_or_else(|| self.graph.node(names.image).owner.clone()) };
         match (values(names.image), values(names.gate)) {
-            (Some(Value::Image { image, .. }), Some(Value::Gate(passed))) => Tested::judge(image, &required, passed, self.untested(names).as_deref()),
+            (Some(Value::Image { image, .. }), Some(Value::Gate(passed))) => {
+                Tested::judge(image, &required, passed, self.untested(names).as_deref())
+            }
             _ => Err(missing()),
         }
     }
@@ -425,7 +430,7 @@ impl<'a> Planner<'a> {
         parents: &BTreeMap<String, NodeIndex>,
         values: &Values<'_>,
         compute: impl FnOnce(&dyn Configs) -> Result<Own, KeyError>,
-    ) -> Result<Arc<Own>, Decision> {
+    ) -> Result<Arc<Own>, Box<Decision>> {
         if let Some(own) = self.own(index) {
             return Ok(own);
         }
@@ -436,17 +441,20 @@ impl<'a> Planner<'a> {
                 let settled = parents.values().all(|parent| values(*parent).is_some());
                 Ok(if settled { self.keep(index, own) } else { Arc::new(own) })
             }
-            Err(KeyError::Problems(problems)) => Err(Decision::Broken(problems)),
+            Err(KeyError::Problems(problems)) => Err(Box::new(Decision::Broken(problems))),
             Err(KeyError::ConfigUnknown(references)) => {
-                let owners: Vec<String> =
-                    references.iter().filter_map(|text| parents.get(text)).map(|parent| self.graph.node(*parent).owner.to_string()).collect();
+                let owners: Vec<String> = references
+                    .iter()
+                    .filter_map(|text| parents.get(text))
+                    .map(|parent| self.graph.node(*parent).owner.to_string())
+                    .collect();
                 let unsettled = parents.values().any(|parent| values(*parent).is_none());
                 let never = self.past.latest(&self.graph.node(index).label(), &self.graph.node(index).platform).is_none();
-                Err(match (never, unsettled) {
+                Err(Box::new(match (never, unsettled) {
                     (true, _) => self.run(index, vec![Reason::NeverBuilt], None),
                     (false, true) => Decision::Maybe(owners.join(", ")),
                     (false, false) => Decision::Maybe(format!("config of {} not here", owners.join(", "))),
-                })
+                }))
             }
         }
     }

@@ -7,5 +7,5 @@ mod records;
 
 pub(crate) use decide::subject_and;
 pub use decide::{Decision, Planner, PlannerOptions, Value, Values};
-pub use records::Records;
 pub use past::{LockedBase, NameScope, Past, PastName, PastResult};
+pub use records::Records;

@@ -14,6 +14,9 @@ use crate::platform::Platform;
 use crate::record::{RecordError, State, Summary};
 use crate::reference::Reference;
 
+/// What was last known of an owner's config.
+type OwnerConfigs = HashMap<(NodeLabel, Platform), Option<Arc<ImageConfig>>>;
+
 /// The past of one workspace.
 pub struct Records<'a> {
     state: &'a State,
@@ -21,7 +24,7 @@ pub struct Records<'a> {
     results: HashMap<Key, Summary>,
     names: HashMap<(NameScope, Reference), PastName>,
     configs: Mutex<HashMap<ImageId, Arc<ImageConfig>>>,
-    owners: Mutex<HashMap<(NodeLabel, Platform), Option<Arc<ImageConfig>>>>,
+    owners: Mutex<OwnerConfigs>,
 }
 
 impl<'a> Records<'a> {
@@ -30,20 +33,12 @@ impl<'a> Records<'a> {
     /// # Errors
     /// Of the database.
     pub fn read(state: &'a State, lock: &'a LockFile) -> Result<Self, RecordError> {
-        let in_flight: HashSet<Reference> =
-            state.journal()?.into_iter().flat_map(|(_, group)| group.names).map(|name| name.name).collect();
+        let in_flight: HashSet<Reference> = state.journal()?.into_iter().flat_map(|(_, group)| group.names).map(|name| name.name).collect();
         let names = state.names()?.into_iter().map(|name| {
             let in_flight = name.scope == NameScope::Registry && in_flight.contains(&name.name);
             ((name.scope, name.name), PastName { key: name.key, image: name.image, in_flight })
         });
-        Ok(Self {
-            state,
-            lock,
-            results: state.summaries()?,
-            names: names.collect(),
-            configs: Mutex::default(),
-            owners: Mutex::default(),
-        })
+        Ok(Self { state, lock, results: state.summaries()?, names: names.collect(), configs: Mutex::default(), owners: Mutex::default() })
     }
 }
 
@@ -58,12 +53,8 @@ impl Past for Records<'_> {
 
     fn latest(&self, label: &NodeLabel, platform: &Platform) -> Option<(PastResult, Vec<Component>)> {
         let result = self.state.latest(label, platform).ok().flatten()?;
-        let past = PastResult {
-            key: result.key,
-            good: result.verdict.is_good(),
-            image: result.image.map(|image| image.id),
-            run: result.run,
-        };
+        let past =
+            PastResult { key: result.key, good: result.verdict.is_good(), image: result.image.map(|image| image.id), run: result.run };
         Some((past, result.components))
     }
 

@@ -156,11 +156,18 @@ mod tests {
     fn story(run: &str) -> Vec<Event> {
         let node = label("//debian/jessie:4.2.1[test/http]");
         let failure = Failure::infra("connection reset").hint("look at the proxy");
-        let attempt = |attempt| Event::AttemptStarted { at: Timestamp(2), node: node.clone(), attempt, of: 3, log: log_name(&node, attempt) };
+        let attempt =
+            |attempt| Event::AttemptStarted { at: Timestamp(2), node: node.clone(), attempt, of: 3, log: log_name(&node, attempt) };
         let output = |line: &str| Event::Output { node: node.clone(), stream: Stream::Stderr, line: line.into() };
         vec![
             started(run, 1),
-            Event::NodeStarted { at: Timestamp(1), node: node.clone(), kind: NodeKind::Test, reasons: vec![Reason::NeverBuilt], needs: vec![] },
+            Event::NodeStarted {
+                at: Timestamp(1),
+                node: node.clone(),
+                kind: NodeKind::Test,
+                reasons: vec![Reason::NeverBuilt],
+                needs: vec![],
+            },
             attempt(1),
             output("GET / ü"),
             Event::AttemptFailed { at: Timestamp(3), node: node.clone(), attempt: 1, failure: failure.clone(), delay_ms: Some(2000) },

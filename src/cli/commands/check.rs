@@ -42,8 +42,12 @@ pub fn run(args: &Check, context: &Context<'_>) -> Result<Exit, Error> {
     }
     let catalogue = &bench.catalogue;
     let untested = catalogue.images.values().filter(|image| image.untested.is_some()).count();
-    let bare: Vec<String> =
-        catalogue.images.iter().filter(|(_, image)| image.tests.is_empty() && image.untested.is_none()).map(|(label, _)| label.to_string()).collect();
+    let bare: Vec<String> = catalogue
+        .images
+        .iter()
+        .filter(|(_, image)| image.tests.is_empty() && image.untested.is_none())
+        .map(|(label, _)| label.to_string())
+        .collect();
     let count = |number: usize, word: &str| format!("{number} {word}{}", if number == 1 { "" } else { "s" });
     context.printer.say(format_args!(
         "igraph: {}, {}, {} in {}: no problem found{}",

@@ -260,7 +260,10 @@ fn orphans(args: &Targets, bench: &Workbench<'_>) -> Result<Exit, Error> {
     let orphans: Vec<Orphan> = state
         .names()?
         .into_iter()
-        .filter(|name| !claimed.contains(&(name.scope, name.name.clone())) && !(name.scope == NameScope::Registry && steps.contains(&name.node)))
+        .filter(|name| {
+            let staged = name.scope == NameScope::Registry && steps.contains(&name.node);
+            !staged && !claimed.contains(&(name.scope, name.name.clone()))
+        })
         .map(|name| Orphan { name: name.name.to_string(), scope: name.scope, image: name.image.to_string(), written_by: name.node })
         .collect();
     let printer = bench.context.printer;

@@ -59,7 +59,11 @@ pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>)
     let planning = PlannerOptions { forced, reason: args.plan.reason.clone(), no_cache: args.running.no_cache };
     let planner = Planner::new(&graph, keys, &records, planning);
     let plan = planner.plan();
-    let broken: Vec<_> = plan.iter().filter_map(|(_, decision)| if let Decision::Broken(problems) = decision { Some(problems.clone()) } else { None }).flatten().collect();
+    let broken: Vec<_> = plan
+        .iter()
+        .filter_map(|(_, decision)| if let Decision::Broken(problems) = decision { Some(problems.clone()) } else { None })
+        .flatten()
+        .collect();
     if !broken.is_empty() {
         return Err(Error::Problems(broken));
     }
@@ -287,7 +291,11 @@ impl Session<'_> {
         let failures: Vec<_> = std::thread::scope(|scope| {
             let chunks = references.chunks(references.len().div_ceil(8).max(1));
             let threads: Vec<_> = chunks
-                .map(|chunk| scope.spawn(move || chunk.iter().filter_map(|repository| client.prove_push(repository, cancel).err()).collect::<Vec<_>>()))
+                .map(|chunk| {
+                    scope.spawn(move || {
+                        chunk.iter().filter_map(|repository| client.prove_push(repository, cancel).err()).collect::<Vec<_>>()
+                    })
+                })
                 .collect();
             threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect()
         });

@@ -27,7 +27,9 @@ pub fn run(args: &Why, context: &Context<'_>) -> Result<Exit, Error> {
         return explain_run(&label, &super::log::choose(run, state.folder())?, context);
     }
     let selected = match label.entry() {
-        Some(entry) if bench.catalogue.images.contains_key(entry) => Selection { labels: BTreeSet::from([entry.clone()]), ..Selection::default() },
+        Some(entry) if bench.catalogue.images.contains_key(entry) => {
+            Selection { labels: BTreeSet::from([entry.clone()]), ..Selection::default() }
+        }
         Some(entry) if !bench.catalogue.bases.contains_key(entry) => return Err(unknown(entry, &bench)),
         // a base is reached from every image
         _ => bench.everything(),
@@ -76,7 +78,10 @@ fn parse_label(text: &str, bench: &Workbench<'_>) -> Result<NodeLabel, Error> {
     let (entry, step) = text.split_once('[').map_or((text, None), |(entry, step)| (entry, Some(step)));
     let pattern = Pattern::parse(entry, &bench.here).map_err(Error::Pattern)?;
     let Some(label) = pattern.exact() else {
-        return Err(Error::Usage { message: format!("`{text}` is no label of one node"), hint: Some("write it like //debian/jessie:4.2.1".to_owned()) });
+        return Err(Error::Usage {
+            message: format!("`{text}` is no label of one node"),
+            hint: Some("write it like //debian/jessie:4.2.1".to_owned()),
+        });
     };
     match step {
         Some(step) => format!("{label}[{step}").parse().map_err(Error::Label),
@@ -86,7 +91,8 @@ fn parse_label(text: &str, bench: &Workbench<'_>) -> Result<NodeLabel, Error> {
 
 fn unknown(label: &Label, bench: &Workbench<'_>) -> Error {
     let known: Vec<String> = bench.catalogue.images.keys().chain(bench.catalogue.bases.keys()).map(ToString::to_string).collect();
-    let nearest = crate::problem::nearest(&label.to_string(), known.iter().map(String::as_str)).map(|near| format!("did you mean `{near}`?"));
+    let nearest =
+        crate::problem::nearest(&label.to_string(), known.iter().map(String::as_str)).map(|near| format!("did you mean `{near}`?"));
     Error::Usage { message: format!("there is no {label}"), hint: nearest }
 }
 
@@ -112,7 +118,10 @@ fn explain_run(label: &NodeLabel, run: &RunLog, context: &Context<'_>) -> Result
         _ => None,
     });
     let Some((outcome, reasons)) = ended else {
-        return Err(Error::Usage { message: format!("{label} was not part of run {}", run.id()), hint: Some("`igraph log what-ran` lists what was".to_owned()) });
+        return Err(Error::Usage {
+            message: format!("{label} was not part of run {}", run.id()),
+            hint: Some("`igraph log what-ran` lists what was".to_owned()),
+        });
     };
     context.printer.line(format_args!("{label} in run {}: {}", run.id(), words(outcome)))?;
     let reasons = if reasons.is_empty() { started.unwrap_or(reasons) } else { reasons };
@@ -199,7 +208,8 @@ impl Explanation<'_> {
     }
 
     fn differences(&self, old: &[Component], new: &[Component], wanted: impl Fn(&str) -> bool) -> Result<(), Error> {
-        let map = |list: &[Component]| -> BTreeMap<String, String> { list.iter().map(|part| (part.name.clone(), part.value.clone())).collect() };
+        let map =
+            |list: &[Component]| -> BTreeMap<String, String> { list.iter().map(|part| (part.name.clone(), part.value.clone())).collect() };
         let (old, new) = (map(old), map(new));
         let names: BTreeSet<&String> = old.keys().chain(new.keys()).filter(|name| wanted(name)).collect();
         for name in names {

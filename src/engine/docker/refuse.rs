@@ -100,6 +100,7 @@ mod tests {
             store: "overlay2".into(),
             containerd: false,
             buildkit,
+            bridge: true,
         }
     }
 
