@@ -15,7 +15,9 @@ use super::program::Context;
 use super::values::Destination;
 use crate::cancel::Cancel;
 use crate::clock::Clock;
-use crate::event::{Event, Sink};
+use crate::digest::ImageId;
+use crate::event::{Event, NodeKind, Outcome, Sink};
+use crate::label::NodeLabel;
 use crate::report::{
     Console, ConsoleOptions, Fan, Fold, History, JsonLines, Live, Logs, Shared, Verbosity, write_build_report, write_junit,
     write_show_output,
@@ -37,16 +39,25 @@ pub struct Reporting {
 }
 
 impl Reporting {
-    /// Sets up what `flags` ask for; `recorder` hears everything first.
+    /// A report is written when all is done: that it can't be must show before.
     ///
     /// # Errors
-    /// Where a report could not be written at the end, because its folder is not there.
-    pub fn begin(flags: &OutputFlags, context: &Context<'_>, clock: Arc<dyn Clock>, recorder: Arc<dyn Sink>) -> Result<Self, Error> {
+    /// Where a report's folder is not there.
+    pub fn check(flags: &OutputFlags) -> Result<(), Error> {
         let files = flags.junit.iter().chain(match &flags.build_report {
             Some(Destination::File(path)) => Some(path),
             Some(Destination::Stdout) | None => None,
         });
-        files.map(PathBuf::as_path).try_for_each(check_folder)?;
+        files.map(PathBuf::as_path).try_for_each(check_folder)
+    }
+
+    /// Whether `flags` ask for any document.
+    pub fn is_wanted(flags: &OutputFlags) -> bool {
+        flags.json || flags.show_output || flags.junit.is_some() || flags.build_report.is_some()
+    }
+
+    /// Sets up what `flags` ask for; `recorder` hears everything first.
+    pub fn begin(flags: &OutputFlags, context: &Context<'_>, clock: Arc<dyn Clock>, recorder: Arc<dyn Sink>) -> Self {
         let mut listeners = Fan(vec![recorder]);
         let mut ticker = None;
         if let Some((console, every)) = console(flags, context) {
@@ -64,7 +75,7 @@ impl Reporting {
             listeners.0.push(history.clone());
         }
         let (junit, build_report, show_output) = (flags.junit.clone(), flags.build_report.clone(), flags.show_output);
-        Ok(Self { listeners, ticker, json, history, junit, build_report, show_output })
+        Self { listeners, ticker, json, history, junit, build_report, show_output }
     }
 
     /// Writes the reports that are made at the end. All are tried; the first error is told.
@@ -108,22 +119,44 @@ impl Sink for Reporting {
     }
 }
 
+/// Writes the documents that `flags` ask for of a run that has nothing to do: every step is fresh, and nothing is recorded.
+///
+/// # Errors
+/// As [`Reporting::finish`].
+pub fn tell_fresh(
+    flags: &OutputFlags,
+    context: &Context<'_>,
+    clock: Arc<dyn Clock>,
+    began: Event,
+    steps: impl IntoIterator<Item = (NodeLabel, NodeKind, Option<ImageId>)>,
+) -> Result<(), Error> {
+    let at = clock.now();
+    let silent = OutputFlags { console: ConsoleChoice::None, ..flags.clone() };
+    let reporting = Reporting::begin(&silent, context, clock, Arc::new(Fan::default()));
+    reporting.emit(&began);
+    for (node, kind, image) in steps {
+        let (outcome, reasons) = (Outcome::Fresh, Vec::new());
+        reporting.emit(&Event::NodeFinished { at, node, kind, outcome, reasons, attempts: 0, duration_ms: 0, image });
+    }
+    reporting.emit(&Event::RunFinished { at, duration_ms: 0, exit_code: 0, stopped_by: None });
+    reporting.finish(context.printer)
+}
+
 fn write_error(path: &Path) -> impl FnOnce(std::io::Error) -> Error + '_ {
     move |source| Error::Write { path: path.to_owned(), source }
 }
 
-/// A report is written when all is done: that its folder is missing must show before.
 fn check_folder(path: &Path) -> Result<(), Error> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    match std::fs::metadata(folder) {
-        Ok(data) if data.is_dir() && !path.is_dir() => Ok(()),
-        Ok(data) if data.is_dir() => Err(write_error(path)(std::io::ErrorKind::IsADirectory.into())),
-        Ok(_) => Err(write_error(path)(std::io::ErrorKind::NotADirectory.into())),
-        Err(source) => Err(write_error(path)(source)),
-    }
+    let problem = match std::fs::metadata(folder) {
+        _ if path.is_dir() => "it is a folder",
+        Ok(data) if data.is_dir() => return Ok(()),
+        Ok(_) | Err(_) => "its folder is not there",
+    };
+    Err(Error::Usage { message: format!("cannot write `{}`: {problem}", path.display()), hint: None })
 }
 
 /// The console that is wanted, and how often it wants to know the time.
@@ -222,7 +255,8 @@ mod tests {
         let context = Context { global: &args.global, environment: &environment, printer: &printer, cancel: &cancel, signals: &signals };
         let heard = Arc::new(Heard(std::sync::Mutex::new(0)));
         let clock = Arc::new(ManualClock::new(Timestamp(0)));
-        let ended = Reporting::begin(&verb.output, &context, clock, heard.clone()).and_then(|reporting| {
+        let ended = Reporting::check(&verb.output).and_then(|()| {
+            let reporting = Reporting::begin(&verb.output, &context, clock, heard.clone());
             let events = mixed().events;
             events.iter().for_each(|event| reporting.emit(event));
             assert_eq!(*heard.0.lock().unwrap(), events.len());
@@ -256,7 +290,7 @@ mod tests {
     fn a_missing_folder_shows_before_the_run() {
         for flags in [" --junit /nowhere/at/all/j.xml", " --build-report /", " --build-report /dev/null/x"] {
             let (_, err, ended) = run(flags);
-            assert!(matches!(ended, Err(Error::Write { .. })), "{flags}");
+            assert!(matches!(ended, Err(Error::Usage { .. })), "{flags}");
             assert_eq!(err, "", "{flags}");
         }
     }

@@ -109,7 +109,8 @@ pub fn write_build_report(history: &History, mut out: impl Write) -> io::Result<
     let document = Document {
         schema: REPORT_SCHEMA,
         version: REPORT_VERSION,
-        run: began.map(|began| began.run.as_str()),
+        // a run that had nothing to do has no id: it is not recorded
+        run: began.map(|began| began.run.as_str()).filter(|run| !run.is_empty()),
         igraph: began.map(|began| began.igraph.as_str()),
         verb: began.map(|began| began.verb.as_str()),
         patterns: began.map_or(&[], |began| began.patterns.as_slice()),

@@ -71,6 +71,11 @@ pub fn write_list(rows: &[RunRow], mut out: impl Write) -> io::Result<()> {
     out.flush()
 }
 
+/// What the step itself said: the recorder's own lines, which begin with `igraph: `, left out.
+fn said(log: &str) -> impl Iterator<Item = &str> {
+    log.lines().filter(|line| !line.starts_with("igraph: "))
+}
+
 /// Tells a recorded run to a fold again, with the output that the attempts' logs kept.
 pub fn replay(events: &[Event], logs: &ReadLog<'_>, fold: &mut dyn Fold) {
     let mut names: BTreeMap<&NodeLabel, &str> = BTreeMap::new();
@@ -81,7 +86,7 @@ pub fn replay(events: &[Event], logs: &ReadLog<'_>, fold: &mut dyn Fold) {
             }
             // the output belongs before the ending that it explains
             Event::AttemptFailed { node, .. } | Event::NodeFinished { node, .. } => {
-                for line in names.remove(node).and_then(logs).unwrap_or_default().lines() {
+                for line in said(&names.remove(node).and_then(logs).unwrap_or_default()) {
                     fold.apply(&Event::Output { node: node.clone(), stream: Stream::Stdout, line: line.to_owned() });
                 }
             }
@@ -154,7 +159,7 @@ pub fn write_what_failed(history: &History, color: bool, logs: &ReadLog<'_>, mut
         out.write_all(lines.line(&line(node, &label.to_string(), &clean(&failure.message))).as_bytes())?;
         if let Some(attempt) = node.attempts.last() {
             let mut tail = Tail::new(FAILED_LINES);
-            logs(&attempt.log).unwrap_or_default().lines().for_each(|line| tail.push(line));
+            said(&logs(&attempt.log).unwrap_or_default()).for_each(|line| tail.push(line));
             if tail.dropped() > 0 {
                 let before = format!("… {} more lines before these: igraph log show {label}", tail.dropped());
                 out.write_all(lines.below("|", &before).as_bytes())?;
@@ -223,7 +228,9 @@ mod tests {
 
     fn log(name: &str) -> Option<String> {
         match name {
-            "ubuntu-trusty-0.12-1.log" => Some((0..30).map(|line| format!("line {line}\n")).collect()),
+            "ubuntu-trusty-0.12-1.log" => {
+                Some((0..30).map(|line| format!("line {line}\n")).chain(["igraph: failed: exit 100\n".to_owned()]).collect())
+            }
             "debian-jessie-4.2.1-test-http--1.log" => Some("curl: (56) reset".into()),
             "debian-jessie-4.2.1-test-http--2.log" => Some("ok\n".into()),
             _ => None,

@@ -1,6 +1,6 @@
 //! `build`, `test`, `tag` and `push`: select, plan, run, report.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::cli::args::Verb;
@@ -9,15 +9,17 @@ use crate::cli::error::Error;
 use crate::cli::exit::Exit;
 use crate::cli::outcome;
 use crate::cli::program::Context;
-use crate::cli::reporting::Reporting;
+use crate::cli::reporting::{self, Reporting};
 use crate::cli::witness::Witness;
 use crate::cli::workbench::Workbench;
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
+use crate::digest::ImageId;
 use crate::event::{Event, NodeKind, Sink};
 use crate::execute::{self, LazyEngine, Options, World};
 use crate::graph::{Body, Depth, Graph, GraphOptions, NodeIndex};
 use crate::keys::{FileDigests, Keys};
-use crate::plan::{Decision, Planner, PlannerOptions, Records};
+use crate::label::NodeLabel;
+use crate::plan::{Decision, Planner, PlannerOptions, Records, Value};
 use crate::record::{Recorder, State};
 use crate::registry::Client;
 
@@ -27,6 +29,7 @@ pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>)
     if let Some(line) = witness.as_ref().and_then(Witness::holds) {
         return nothing_to_do(&line, context);
     }
+    Reporting::check(&args.output)?;
     let bench = Workbench::load(context)?;
     let selection = bench.select(&args.selection.patterns, &args.exclude)?;
     if selection.labels.is_empty() && selection.steps.is_empty() {
@@ -75,6 +78,10 @@ pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>)
     if summary.nothing && !args.plan.verify {
         digests.save().map_err(|source| Error::Write { path: bench.folder.file_digests(), source })?;
         let line = summary.line();
+        if Reporting::is_wanted(&args.output) {
+            let began = summary.began(verb, args, String::new(), clock.now(), &planner.keys.engine);
+            reporting::tell_fresh(&args.output, context, clock, began, fresh_steps(&graph, &plan))?;
+        }
         // closing the records may write, and only what is settled is kept
         let kept = witness.map(|witness| (witness, planner, plan));
         drop(writer);
@@ -94,6 +101,23 @@ fn nothing_to_do(line: &str, context: &Context<'_>) -> Result<Exit, Error> {
         context.printer.say(line);
     }
     Ok(Exit::Done)
+}
+
+/// The steps of a plan in which all is fresh, each with the image it is, tests or names.
+fn fresh_steps<'p>(
+    graph: &'p Graph<'_>,
+    plan: &'p [(NodeIndex, Decision)],
+) -> impl Iterator<Item = (NodeLabel, NodeKind, Option<ImageId>)> + use<'p> {
+    let image = |(index, decision): &(NodeIndex, Decision)| match decision {
+        Decision::Fresh(Value::Image { image, .. } | Value::Base { image, .. }) => Some((graph.node(*index).label(), *image)),
+        _ => None,
+    };
+    let images: BTreeMap<NodeLabel, ImageId> = plan.iter().filter_map(image).collect();
+    plan.iter().flat_map(|(index, _)| graph.node(*index).steps()).map(move |(label, kind)| {
+        let owner = label.entry().map_or_else(|| label.clone(), |entry| NodeLabel::Entry(entry.clone()));
+        let image = images.get(&owner).copied();
+        (label, kind, image)
+    })
 }
 
 fn has_tests(graph: &Graph<'_>) -> bool {
@@ -154,6 +178,22 @@ impl Summary {
         summary
     }
 
+    /// The event that a run begins with; `run` is empty where nothing is recorded.
+    fn began(&self, verb: &str, args: &Verb, run: String, at: Timestamp, engine: &str) -> Event {
+        Event::RunStarted {
+            run,
+            at,
+            igraph: env!("CARGO_PKG_VERSION").to_owned(),
+            verb: verb.to_owned(),
+            patterns: args.selection.patterns.clone(),
+            engine: engine.to_owned(),
+            scope: self.scope,
+            stale: self.stale,
+            maybe: self.maybe,
+            reason: args.plan.reason.clone(),
+        }
+    }
+
     /// What is said when there is nothing to do.
     pub fn line(&self) -> String {
         let plural = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
@@ -194,20 +234,9 @@ impl Session<'_> {
             self.prove_credentials(&client)?;
         }
         let recorder = Arc::new(Recorder::begin(self.state.folder(), &run)?);
-        let reporting = Reporting::begin(&self.args.output, context, self.clock.clone(), recorder.clone())?;
+        let reporting = Reporting::begin(&self.args.output, context, self.clock.clone(), recorder.clone());
         let begin = self.clock.monotonic();
-        reporting.emit(&Event::RunStarted {
-            run: run.clone(),
-            at: started,
-            igraph: env!("CARGO_PKG_VERSION").to_owned(),
-            verb: self.verb.to_owned(),
-            patterns: self.args.selection.patterns.clone(),
-            engine: self.planner.keys.engine.clone(),
-            scope: summary.scope,
-            stale: summary.stale,
-            maybe: summary.maybe,
-            reason: self.args.plan.reason.clone(),
-        });
+        reporting.emit(&summary.began(self.verb, self.args, run.clone(), started, &self.planner.keys.engine));
         let proxies = context.environment.proxies.clone();
         let lookup = environment::secret;
         let durations = self.state.durations()?;
