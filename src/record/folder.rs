@@ -101,28 +101,6 @@ fn write_beside(path: &Path, bytes: &[u8], durable: bool) -> Result<(), RecordEr
     Ok(())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_folder_hides_itself_from_git() {
-        let temp = tempfile::tempdir().unwrap();
-        let folder = StateFolder::new(temp.path().join("igraph-out"));
-        folder.create().unwrap();
-        folder.create().unwrap();
-        assert_eq!(fs::read_to_string(folder.path().join(".gitignore")).unwrap(), "*\n");
-    }
-
-    #[test]
-    fn a_folder_that_cannot_be_made_is_named() {
-        let temp = tempfile::tempdir().unwrap();
-        fs::write(temp.path().join("file"), "").unwrap();
-        let error = StateFolder::new(temp.path().join("file/igraph-out")).create().unwrap_err();
-        assert!(error.to_string().contains("file/igraph-out`: not a directory"), "{error}");
-    }
-}
-
 /// Removes a file or a folder with all below it, but never what another file system is mounted on: that stays, and is an error.
 ///
 /// # Errors
@@ -145,4 +123,26 @@ pub fn remove_tree(path: &Path) -> std::io::Result<()> {
         if metadata.is_dir() { remove_tree(&entry.path())? } else { std::fs::remove_file(entry.path())? }
     }
     std::fs::remove_dir(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_folder_hides_itself_from_git() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = StateFolder::new(temp.path().join("igraph-out"));
+        folder.create().unwrap();
+        folder.create().unwrap();
+        assert_eq!(fs::read_to_string(folder.path().join(".gitignore")).unwrap(), "*\n");
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_named() {
+        let temp = tempfile::tempdir().unwrap();
+        fs::write(temp.path().join("file"), "").unwrap();
+        let error = StateFolder::new(temp.path().join("file/igraph-out")).create().unwrap_err();
+        assert!(error.to_string().contains("file/igraph-out`: not a directory"), "{error}");
+    }
 }

@@ -22,6 +22,7 @@ use crate::label::NodeLabel;
 use crate::plan::{Decision, Planner, PlannerOptions, Records, Value};
 use crate::record::{Recorder, State};
 use crate::registry::Client;
+use crate::report;
 
 /// Runs one of the verbs.
 pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>) -> Result<Exit, Error> {
@@ -77,7 +78,7 @@ pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>)
     let summary = Summary::of(&graph, &plan);
     if summary.nothing && !args.plan.verify {
         digests.save().map_err(|source| Error::Write { path: bench.folder.file_digests(), source })?;
-        let line = summary.line();
+        let line = report::nothing_to_do(&summary.scope);
         if Reporting::is_wanted(&args.output) {
             let began = summary.began(verb, args, String::new(), clock.now(), &planner.keys.engine);
             reporting::tell_fresh(&args.output, context, clock, began, fresh_steps(&graph, &plan))?;
@@ -168,8 +169,8 @@ impl Summary {
             for (_, kind) in graph.node(*index).steps() {
                 *summary.scope.of(kind) += 1;
                 match decision {
-                    Decision::Fresh(_) => {}
-                    Decision::Run { .. } | Decision::Blocked(_) | Decision::Broken(_) => *summary.stale.of(kind) += 1,
+                    Decision::Fresh(_) | Decision::Blocked(_) | Decision::Broken(_) => {}
+                    Decision::Run { .. } => *summary.stale.of(kind) += 1,
                     Decision::Maybe(_) => *summary.maybe.of(kind) += 1,
                 }
                 summary.nothing &= matches!(decision, Decision::Fresh(_));
@@ -193,20 +194,6 @@ impl Summary {
             reason: args.plan.reason.clone(),
         }
     }
-
-    /// What is said when there is nothing to do.
-    pub fn line(&self) -> String {
-        let plural = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
-        let mut parts = vec![plural(self.scope.images, "image")];
-        if self.scope.tests > 0 {
-            parts.push(plural(self.scope.tests, "test"));
-        }
-        let names = self.scope.tags.max(self.scope.pushes);
-        if names > 0 {
-            parts.push(plural(names, "name"));
-        }
-        format!("igraph: nothing to do ({} fresh)", parts.join(", "))
-    }
 }
 
 struct Session<'a> {
@@ -227,12 +214,13 @@ impl Session<'_> {
         let client = self.bench.client(self.clock.clone(), None)?;
         let world_args = &self.args.world;
         let started = self.clock.now();
-        let run = self.state.begin_run(started, self.verb)?;
-        let engine = LazyEngine::new(Box::new(|| self.bench.engine(world_args, &run)));
+        let process = format!("{}-{}", std::process::id(), started.0);
+        let engine = LazyEngine::new(Box::new(|| self.bench.engine(world_args, &process)));
         self.refuse(&engine)?;
-        if self.depth == Depth::Push {
+        if self.depth == Depth::Push && self.builds() {
             self.prove_credentials(&client)?;
         }
+        let run = self.state.begin_run(started, self.verb)?;
         let recorder = Arc::new(Recorder::begin(self.state.folder(), &run)?);
         let reporting = Reporting::begin(&self.args.output, context, self.clock.clone(), recorder.clone());
         let begin = self.clock.monotonic();
@@ -303,6 +291,14 @@ impl Session<'_> {
             }
         }
         if problems.is_empty() { Ok(()) } else { Err(Error::Problems(problems)) }
+    }
+
+    /// Whether anything comes before the names: otherwise moving them proves the credentials by itself.
+    fn builds(&self) -> bool {
+        self.plan.iter().any(|(index, decision)| {
+            let name = matches!(self.planner.graph.node(*index).body, Body::Gate(_) | Body::Tags(_) | Body::Pushes(_));
+            !name && matches!(decision, Decision::Run { .. } | Decision::Maybe(_))
+        })
     }
 
     /// Opens and cancels an upload in every repository that may be written: a missing password shows now, not in an hour.

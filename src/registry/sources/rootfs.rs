@@ -213,7 +213,7 @@ mod tests {
             LayerBlob { diff_id: Digest::of(&plain), digest: Digest::of(&plain), size: plain.len() as u64, compression: Compression::None }
         );
         let config = String::from_utf8(rootfs.config().to_vec()).unwrap().replace(&Digest::of(&plain).to_string(), "DIFF");
-        insta::assert_snapshot!(config, @r#"{"created":"1980-01-01T00:00:00Z","architecture":"arm","variant":"v7","os":"linux","config":{},"rootfs":{"type":"layers","diff_ids":["DIFF"]},"history":[{"created":"1980-01-01T00:00:00Z","created_by":"igraph rootfs"}]}"#);
+        insta::assert_snapshot!(config, @r#"{"created":"1980-01-01T00:00:00Z","architecture":"arm","variant":"v7","os":"linux","config":{"Env":["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]},"rootfs":{"type":"layers","diff_ids":["DIFF"]},"history":[{"created":"1980-01-01T00:00:00Z","created_by":"igraph rootfs"}]}"#);
         let rootfs = open(folder.path(), &packed).unwrap();
         assert_eq!(rootfs.image_id(), id);
         let layer = &rootfs.layers()[0];
