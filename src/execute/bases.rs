@@ -56,7 +56,8 @@ fn from_registry(world: &World<'_>, index: NodeIndex, reference: &Reference, job
             }
             None => {
                 attempt.output.line(Stream::Engine, &format!("asking {} for {}", reference.host(), reference.familiar()));
-                let resolved = world.registry.resolve(reference, &node.platform, world.cancel)?;
+                let resolved =
+                    world.registry.resolve(reference, &node.platform, world.cancel).map_err(|failure| elsewhere(failure, reference))?;
                 let entry = LockEntry {
                     reference: reference.clone(),
                     platform: node.platform.clone(),
@@ -91,6 +92,18 @@ fn from_registry(world: &World<'_>, index: NodeIndex, reference: &Reference, job
         Err(failure) => JobEnd::failed(failure.clone()),
     };
     ended(end, job, &attempts)
+}
+
+/// Where a base can't be had, there are other ways to one.
+fn elsewhere(failure: Failure, reference: &Reference) -> Failure {
+    if failure.hint.is_some() || failure.class == crate::failure::FailureClass::Stopped {
+        return failure;
+    }
+    let name = reference.familiar();
+    failure.hint(format!(
+        "where {} can't be reached, name a mirror of it in `registries`, or try `--base {name}=rootfs:FILE`",
+        reference.host()
+    ))
 }
 
 /// Keeps the config, where the image is, and where its layers lie.
