@@ -364,9 +364,14 @@ fn read_lines(pipe: impl Read, stream: Stream, attempt: &Attempt<'_>, lines: &st
     }
 }
 
-/// Runs a program apart: in mount and pid namespaces that end with it, and with igraph.
-const APART: [&str; 10] =
-    ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--"];
+/// Runs a program apart: in mount and pid namespaces that end with it, and with igraph. The shell is what the kernel protects there
+/// from signals, so that the program is not.
+#[rustfmt::skip]
+const APART: [&str; 14] = [
+    "setpriv", "--pdeathsig", "KILL",
+    "unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--",
+    "sh", "-c", "\"$@\"; exit $?", "sh",
+];
 
 fn can_unshare() -> bool {
     static CAN: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
