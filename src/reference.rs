@@ -5,7 +5,6 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-
 use crate::digest::Digest;
 use crate::text::{debug_as_display, text_serde};
 

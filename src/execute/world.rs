@@ -114,6 +114,8 @@ pub struct Held {
     pub(super) presence: Presence,
     /// Layers on their way out of the engine.
     pub(super) spool: Spool,
+    /// Whose turn it is to publish, by repository.
+    repositories: Mutex<BTreeMap<String, Arc<Mutex<()>>>>,
     /// Randomness for waits: the state of a small generator.
     chance: Mutex<u64>,
 }
@@ -121,7 +123,13 @@ pub struct Held {
 impl Held {
     /// Nothing yet; the moment makes waits differ between runs.
     pub fn new(now: crate::clock::Timestamp) -> Self {
-        Self { presence: Presence::default(), spool: Spool::default(), chance: Mutex::new(now.0.unsigned_abs()) }
+        let chance = Mutex::new(now.0.unsigned_abs());
+        Self { presence: Presence::default(), spool: Spool::default(), repositories: Mutex::default(), chance }
+    }
+
+    /// Held by who publishes into a repository.
+    pub(super) fn repository(&self, name: &str) -> Arc<Mutex<()>> {
+        self.repositories.lock().unwrap_or_else(PoisonError::into_inner).entry(name.to_owned()).or_default().clone()
     }
 }
 
