@@ -118,6 +118,8 @@ pub struct Held {
     pub(super) spool: Spool,
     /// Held while a reference is resolved for a platform.
     resolving: Mutex<BTreeMap<(Reference, Platform), Arc<Mutex<()>>>>,
+    /// Whose turn it is to publish, by repository.
+    repositories: Mutex<BTreeMap<String, Arc<Mutex<()>>>>,
     /// Randomness for waits: the state of a small generator.
     chance: Mutex<u64>,
 }
@@ -129,6 +131,7 @@ impl Held {
             presence: Presence::default(),
             spool: Spool::default(),
             resolving: Mutex::default(),
+            repositories: Mutex::default(),
             chance: Mutex::new(now.0.unsigned_abs()),
         }
     }
@@ -137,6 +140,11 @@ impl Held {
     pub(super) fn resolving(&self, reference: &Reference, platform: &Platform) -> Arc<Mutex<()>> {
         let mut slots = self.resolving.lock().unwrap_or_else(PoisonError::into_inner);
         slots.entry((reference.clone(), platform.clone())).or_default().clone()
+    }
+
+    /// Held by who publishes into a repository.
+    pub(super) fn repository(&self, name: &str) -> Arc<Mutex<()>> {
+        self.repositories.lock().unwrap_or_else(PoisonError::into_inner).entry(name.to_owned()).or_default().clone()
     }
 }
 

@@ -289,6 +289,9 @@ impl<'a> Planner<'a> {
             let past = self.past.name(scope, &name.reference);
             match past {
                 Some(past) if past.key == key && !past.in_flight => {}
+                Some(past) if past.key == key => {
+                    reasons.push(Reason::NameInDoubt { written: name.written.to_string(), name: name.reference.familiar() });
+                }
                 past => reasons.push(Reason::NameMoves {
                     written: name.written.to_string(),
                     name: name.reference.familiar(),

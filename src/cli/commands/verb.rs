@@ -22,6 +22,7 @@ use crate::label::NodeLabel;
 use crate::lock::{LOCK_FILE, LockFile};
 use crate::plan::{Decision, Planner, PlannerOptions, Records, Value};
 use crate::problem::Problem;
+use crate::reason::reasons_of_step;
 use crate::record::{Recorder, State};
 use crate::registry::Client;
 use crate::report;
@@ -80,6 +81,11 @@ pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>)
     if dry {
         let stale = crate::cli::plan_view::show(&planner, &plan, args, context)?;
         return Ok(if args.plan.check && stale { Exit::ImageFailed } else { Exit::Done });
+    }
+    if depth == Depth::Push {
+        for warning in execute::leftovers::before(&state, &bench.catalogue, &graph)? {
+            context.printer.warn(warning);
+        }
     }
     let summary = Summary::of(&graph, &plan);
     if summary.nothing && !args.plan.verify {
@@ -189,9 +195,11 @@ impl Summary {
     pub fn of(graph: &Graph<'_>, plan: &[(NodeIndex, Decision)]) -> Self {
         let mut summary = Self { nothing: true, scope: Default::default(), stale: Default::default(), maybe: Default::default() };
         for (index, decision) in plan {
-            for (_, kind) in graph.node(*index).steps() {
+            for (step, kind) in graph.node(*index).steps() {
                 *summary.scope.of(kind) += 1;
                 match decision {
+                    // of an image's names, those that are right stay
+                    Decision::Run { reasons, .. } if !reasons.is_empty() && reasons_of_step(reasons, &step).is_empty() => {}
                     Decision::Fresh(_) | Decision::Blocked(_) | Decision::Broken(_) => {}
                     Decision::Run { .. } => *summary.stale.of(kind) += 1,
                     Decision::Maybe(_) => *summary.maybe.of(kind) += 1,
@@ -279,6 +287,11 @@ impl Session<'_> {
             held: execute::Held::new(self.clock.now()),
         };
         let end = execute::run(&world);
+        if self.depth == Depth::Push {
+            for (node, message) in execute::leftovers::after(self.state, self.planner.graph)? {
+                reporting.emit(&Event::Warning { at: self.clock.now(), node: Some(node), message });
+            }
+        }
         self.digests.save().map_err(|source| Error::Write { path: self.bench.folder.file_digests(), source })?;
         let exit = match context.signals.first() {
             Some(number) => Exit::Signal(number),
@@ -347,7 +360,10 @@ impl Session<'_> {
                 .collect();
             threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect()
         });
-        let refused: Vec<_> = failures.into_iter().filter(|failure| failure.group.is_some()).collect();
+        let refused: Vec<_> = failures
+            .into_iter()
+            .filter(|failure| failure.group.as_deref().is_some_and(|group| group.starts_with("credentials ")))
+            .collect();
         if refused.is_empty() {
             return Ok(());
         }
