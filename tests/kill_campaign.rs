@@ -258,8 +258,8 @@ impl World {
             Names(usize),
         }
         let when = match (&self.hub, self.random.u8(..4)) {
-            (Hub::Scripted(_), 0) => When::Requests(self.random.usize(1..150)),
-            (Hub::Scripted(_), 1 | 2) => When::Names(self.random.usize(1..16)),
+            (Hub::Scripted(_), 0) => When::Requests(self.random.usize(1..100)),
+            (Hub::Scripted(_), 1 | 2) => When::Names(self.random.usize(1..10)),
             _ => When::Time(self.usual.mul_f64(self.random.f64())),
         };
         if let Hub::Scripted(registry) = &self.hub {
@@ -285,7 +285,7 @@ impl World {
         };
         let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
         let _ = child.wait();
-        self.tally.kills += 1;
+        self.tally.kills += usize::from(!ended);
         self.tally.too_late += usize::from(ended);
         self.settle();
         self.tally.in_flight += usize::from(!self.journal().is_empty());
