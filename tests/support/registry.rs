@@ -216,6 +216,10 @@ impl Registry {
         digest
     }
 
+    pub fn blob_bytes(&self, repository: &str, digest: Digest) -> Option<Vec<u8>> {
+        self.store().blobs.get(&(repository.into(), digest)).cloned()
+    }
+
     pub fn remove_blob(&self, repository: &str, digest: Digest) {
         self.store().blobs.remove(&(repository.into(), digest));
     }

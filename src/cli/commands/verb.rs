@@ -16,10 +16,12 @@ use crate::clock::{Clock, Timestamp};
 use crate::digest::ImageId;
 use crate::event::{Event, NodeKind, Sink};
 use crate::execute::{self, LazyEngine, Options, World};
-use crate::graph::{Body, Depth, Graph, GraphOptions, NodeIndex};
+use crate::graph::{BaseSource, Body, Depth, Graph, GraphOptions, NodeIndex};
 use crate::keys::{FileDigests, Keys};
 use crate::label::NodeLabel;
+use crate::lock::{LOCK_FILE, LockFile};
 use crate::plan::{Decision, Planner, PlannerOptions, Records, Value};
+use crate::problem::Problem;
 use crate::reason::reasons_of_step;
 use crate::record::{Recorder, State};
 use crate::registry::Client;
@@ -49,6 +51,10 @@ pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>)
     let destination = bench.destination(args.registry.as_ref())?;
     let options = GraphOptions { depth, stand_ins: &stand_ins, destination: &destination, platform: &bench.platform };
     let graph = Graph::build(&bench.catalogue, &selection, &options, &records).map_err(Error::Problems)?;
+    bench.check_stand_ins(&graph, &stand_ins)?;
+    if args.plan.locked {
+        all_locked(&graph, &lock)?;
+    }
     if verb == "test" && !has_tests(&graph) {
         context.printer.warn("no test applies to what the patterns match");
         return Ok(Exit::NoTests);
@@ -125,6 +131,23 @@ fn fresh_steps<'p>(
         let image = images.get(&owner).copied();
         (label, kind, image)
     })
+}
+
+/// With `--locked`: every base of a registry is in the lock. All that are not are told together.
+fn all_locked(graph: &Graph<'_>, lock: &LockFile) -> Result<(), Error> {
+    let missing = |index: &NodeIndex| {
+        let node = graph.node(*index);
+        let Body::Base(base) = &node.body else { return None };
+        let BaseSource::Registry(reference) = &base.source else { return None };
+        if lock.entry(reference, &node.platform).is_some() {
+            return None;
+        }
+        let message = format!("{} for {} is not in {LOCK_FILE}, and `--locked` forbids adding it", reference.familiar(), node.platform);
+        let hint = format!("run `igraph update {}`, and commit {LOCK_FILE}", reference.familiar());
+        Some(Problem { message, places: vec![base.place.clone()], hint: Some(hint) })
+    };
+    let problems: Vec<Problem> = graph.order().iter().filter_map(missing).collect();
+    if problems.is_empty() { Ok(()) } else { Err(Error::Problems(problems)) }
 }
 
 fn has_tests(graph: &Graph<'_>) -> bool {
@@ -217,7 +240,7 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
-    fn run(&self, summary: &Summary, lock: &crate::lock::LockFile) -> Result<Exit, Error> {
+    fn run(&self, summary: &Summary, lock: &LockFile) -> Result<Exit, Error> {
         let context = self.bench.context;
         let client = self.bench.client(self.clock.clone(), None)?;
         let world_args = &self.args.world;
