@@ -16,8 +16,9 @@ use crate::engine::Engine;
 use crate::engine::docker::{self, Builder, DockerEngine, DockerOptions};
 use crate::engine::fake::FakeEngine;
 use crate::failure::{Failure, Retry};
-use crate::graph::{StandIn, StandIns};
+use crate::graph::{BaseNode, Body, Graph, StandIn, StandIns};
 use crate::keys::FileDigests;
+use crate::label::NodeLabel;
 use crate::lock::LockFile;
 use crate::pattern::{self, Here, Pattern, Selection, Visibility};
 use crate::platform::Platform;
@@ -70,6 +71,9 @@ impl<'a> Workbench<'a> {
         let selection = pattern::resolve(&patterns, &self.patterns(exclude)?, &entries.collect()).map_err(Error::Problems)?;
         for warning in &selection.warnings {
             self.context.printer.warn(warning);
+        }
+        if patterns.is_empty() && !self.context.global.quiet {
+            self.context.printer.say("igraph: nothing to do (no pattern was given)");
         }
         Ok(selection)
     }
@@ -176,6 +180,48 @@ impl<'a> Workbench<'a> {
             .collect()
     }
 
+    /// Whether each `--base` stands in for something.
+    ///
+    /// # Errors
+    /// Where one names an image of the workspace, which is never replaced, or no base that is reached; the latter is a warning where
+    /// other images start from it.
+    pub fn check_stand_ins(&self, world: &args::World, graph: &Graph<'_>) -> Result<(), Error> {
+        let bases: Vec<_> = graph
+            .order()
+            .iter()
+            .filter_map(|index| match &graph.node(*index).body {
+                Body::Base(base) => Some((&graph.node(*index).owner, base)),
+                _ => None,
+            })
+            .collect();
+        for given in &world.bases {
+            let owner = self.catalogue.claims.owner(&given.base);
+            if let Some(label) = owner.filter(|label| self.catalogue.images.contains_key(label)) {
+                let message = format!("--base: `{}` is {label} of this workspace, and no base", given.base.familiar());
+                return Err(Error::Usage { message, hint: Some("only what comes from outside can be replaced".to_owned()) });
+            }
+            let label = owner.map_or_else(|| NodeLabel::Outside(given.base.clone()), |label| NodeLabel::Entry(label.clone()));
+            let registry = |base: &BaseNode<'_>| {
+                base.entry.is_some_and(|entry| matches!(&entry.from, spec::BaseFrom::Registry(reference) if *reference == given.base))
+            };
+            if !bases.iter().any(|(owner, base)| **owner == label || registry(base)) {
+                let names: Vec<String> = bases
+                    .iter()
+                    .filter_map(|(owner, _)| match owner {
+                        NodeLabel::Outside(reference) => Some(reference.familiar()),
+                        _ => None,
+                    })
+                    .collect();
+                let message = format!("--base: nothing that was asked for starts from `{}`", given.base.familiar());
+                self.context.printer.warn(message);
+                if let Some(near) = crate::problem::nearest(&given.base.familiar(), names.iter().map(String::as_str)) {
+                    self.context.printer.hint(format!("did you mean `{near}`?"));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The engine's kind and results version, for keys: known without asking it.
     pub fn engine_identity(&self, world: &args::World) -> String {
         let identity = match choice(self, world) {
@@ -196,27 +242,8 @@ impl<'a> Workbench<'a> {
         match choice(self, world) {
             Choice::Docker(host) => {
                 let environment = self.context.environment;
-                let endpoint = docker::choose_endpoint(docker::EndpointInputs {
-                    explicit: host.as_deref(),
-                    environment: &environment.docker_variables(),
-                    config_folder: environment.docker_config.as_deref(),
-                })
-                .map_err(|error| {
-                    let failure = Failure::infra(error.to_string()).retry(Retry::Never);
-                    match error.hint() {
-                        Some(hint) => failure.hint(hint),
-                        None => failure,
-                    }
-                })?;
-                let scratch = self.folder.bases();
-                Ok(Arc::new(DockerEngine::connect(DockerOptions {
-                    endpoint,
-                    builder: Builder::Auto,
-                    owner: self.owner(),
-                    run: run.to_owned(),
-                    scratch,
-                    environment: Arc::new(super::environment::secret),
-                })?))
+                let owner = self.owner();
+                connect(environment, host.as_deref(), owner, run, self.folder.bases())
             }
             Choice::Fake => {
                 let fake = FakeEngine::new();
@@ -227,6 +254,36 @@ impl<'a> Workbench<'a> {
             }
         }
     }
+}
+
+/// Connects to a Docker Engine.
+pub fn connect(
+    environment: &Environment,
+    host: Option<&str>,
+    owner: String,
+    run: &str,
+    scratch: PathBuf,
+) -> Result<Arc<dyn Engine>, Failure> {
+    let endpoint = docker::choose_endpoint(docker::EndpointInputs {
+        explicit: host,
+        environment: &environment.docker_variables(),
+        config_folder: environment.docker_config.as_deref(),
+    })
+    .map_err(|error| {
+        let failure = Failure::infra(error.to_string()).retry(Retry::Never);
+        match error.hint() {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    })?;
+    Ok(Arc::new(DockerEngine::connect(DockerOptions {
+        endpoint,
+        builder: Builder::Auto,
+        owner,
+        run: run.to_owned(),
+        scratch,
+        environment: Arc::new(super::environment::secret),
+    })?))
 }
 
 enum Choice {

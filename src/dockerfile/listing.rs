@@ -394,6 +394,6 @@ impl Lister<'_> {
         let names: Vec<String> =
             std::fs::read_dir(self.path(folder)).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
         let near = nearest(name, names.iter().map(String::as_str).filter(|near| !self.ignore.excludes(&below(folder, near))))?;
-        Some(format!("did you mean `{}`", below(folder, near)))
+        Some(format!("did you mean `{}`?", below(folder, near)))
     }
 }

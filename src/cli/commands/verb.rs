@@ -48,6 +48,7 @@ pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>)
     let destination = bench.destination(args.registry.as_ref())?;
     let options = GraphOptions { depth, stand_ins: &stand_ins, destination: &destination, platform: &bench.platform };
     let graph = Graph::build(&bench.catalogue, &selection, &options, &records).map_err(Error::Problems)?;
+    bench.check_stand_ins(&args.world, &graph)?;
     if verb == "test" && !has_tests(&graph) {
         context.printer.warn("no test applies to what the patterns match");
         return Ok(Exit::NoTests);

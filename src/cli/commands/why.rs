@@ -9,7 +9,7 @@ use crate::cli::program::Context;
 use crate::cli::workbench::Workbench;
 use crate::component::Component;
 use crate::event::Event;
-use crate::graph::{Depth, Graph, GraphOptions, NodeIndex};
+use crate::graph::{Body, Depth, Graph, GraphOptions, NodeIndex};
 use crate::keys::{self, Keys};
 use crate::label::{Label, NodeLabel};
 use crate::pattern::{Pattern, Selection};
@@ -41,6 +41,7 @@ pub fn run(args: &Why, context: &Context<'_>) -> Result<Exit, Error> {
     let destination = Destination::Workspace(bench.catalogue.workspace.registry.clone());
     let options = GraphOptions { depth: Depth::Push, stand_ins: &stand_ins, destination: &destination, platform: &bench.platform };
     let graph = Graph::build(&bench.catalogue, &selected, &options, &records).map_err(Error::Problems)?;
+    bench.check_stand_ins(&args.world, &graph)?;
     let keys = Keys {
         root: bench.root(),
         digests: &digests,
@@ -96,7 +97,22 @@ fn unknown(label: &Label, bench: &Workbench<'_>) -> Error {
     Error::Usage { message: format!("there is no {label}"), hint: nearest }
 }
 
+/// What was probably meant by a label that is none.
 fn steps_hint(graph: &Graph<'_>, label: &NodeLabel) -> String {
+    if label.entry().is_none() {
+        let bases: Vec<String> = graph
+            .order()
+            .iter()
+            .map(|index| graph.node(*index))
+            .filter(|node| matches!(node.body, Body::Base(_)))
+            .map(|node| node.owner.to_string())
+            .collect();
+        return match crate::problem::nearest(&label.to_string(), bases.iter().map(String::as_str)) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None if bases.is_empty() => "no image starts from one".to_owned(),
+            None => format!("bases are {}", bases.join(", ")),
+        };
+    }
     let steps: Vec<String> = graph
         .order()
         .iter()
