@@ -235,7 +235,7 @@ impl<'c> Builder<'c, '_> {
         };
         let dockerfile = read_dockerfile(&self.catalogue.root, &image.dockerfile, &image.origin.field("dockerfile"), dockerfile::parse)?;
         let platform = &image.platform;
-        let references = self.references(&dockerfile.parsed, image.target.as_deref(), &crate::keys::image_arguments(image), platform)?;
+        let references = self.references(&dockerfile.parsed, image.target.as_deref(), &spec::image_arguments(image), platform)?;
         let mut tests = Vec::new();
         if self.options.depth >= Depth::Test {
             for test in &image.tests {
@@ -261,7 +261,7 @@ impl<'c> Builder<'c, '_> {
                 read
             }
         };
-        let args = crate::keys::test_arguments(spec, image_label, image);
+        let args = spec::test_arguments(spec, image_label, image);
         let references = self.references(&dockerfile.parsed, None, &args, &image.platform)?;
         Ok(TestRead { name: label.name.clone(), spec, dockerfile: Some(dockerfile), references })
     }
@@ -289,6 +289,9 @@ impl<'c> Builder<'c, '_> {
                     let problem = match problem.hint {
                         None if written.contains('$') => {
                             problem.hint(format!("`{written}` became that: give its arguments values, with `ARG NAME=…` or in `args`"))
+                        }
+                        None if self.target(&written.to_lowercase()).is_ok() => {
+                            problem.hint(format!("did you mean `{}`?", written.to_lowercase()))
                         }
                         _ => problem,
                     };

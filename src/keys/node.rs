@@ -15,7 +15,6 @@
 //! | `subject` | test | image id |
 //! | `name`, `image`, `test L`, `untested` | tag, push | what the name needs |
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -26,11 +25,11 @@ use crate::component::Component;
 use crate::digest::{ImageId, Key};
 use crate::dockerfile::{Configs, ContextSource, ContextUse, Dockerfile, Request, Resolved};
 use crate::graph::{BaseNode, BaseSource, ImageNode, StandIn, TestNode};
-use crate::label::{Label, NodeLabel};
+use crate::label::NodeLabel;
 use crate::platform::Platform;
 use crate::problem::{Place, Problem, Source};
 use crate::reference::Reference;
-use crate::spec;
+use crate::spec::{self, image_arguments, test_arguments, test_commands, test_environment};
 
 /// What of a node's key is its own: all but the results of other nodes.
 #[derive(Clone)]
@@ -263,53 +262,6 @@ fn given(dockerfile: &Dockerfile, resolved: &Resolved, image: Option<&spec::Imag
         })
         .collect();
     if problems.is_empty() { Ok(()) } else { Err(problems) }
-}
-
-/// The argv of each command of a `run` or `exec` test.
-pub fn test_commands(form: &spec::TestForm) -> Vec<Vec<String>> {
-    match form {
-        spec::TestForm::Run { commands, .. } => {
-            commands.iter().map(|line| vec!["/bin/sh".to_owned(), "-ec".to_owned(), line.to_string()]).collect()
-        }
-        spec::TestForm::Exec { commands, .. } => commands.iter().map(|argv| argv.iter().map(ToString::to_string).collect()).collect(),
-        spec::TestForm::Dockerfile { .. } => Vec::new(),
-    }
-}
-
-type Texts = BTreeMap<Arc<str>, Arc<str>>;
-
-fn owned(texts: &Texts) -> impl Iterator<Item = (String, String)> + '_ {
-    texts.iter().map(|(name, value)| (name.to_string(), value.to_string()))
-}
-
-/// The build args of an image.
-pub fn image_arguments(image: &spec::Image) -> BTreeMap<String, String> {
-    owned(&image.args).collect()
-}
-
-/// What a test sees of its subject.
-fn subject_variables<'a>(label: &Label, image: &'a spec::Image) -> impl Iterator<Item = (String, String)> + use<'a> {
-    let name = ("IGRAPH_NAME".to_owned(), label.name.to_string());
-    let package = ("IGRAPH_PACKAGE".to_owned(), label.package.as_str().to_owned());
-    [name, package]
-        .into_iter()
-        .chain(image.args.iter().map(|(key, value)| (format!("IGRAPH_ARG_{}", key.to_ascii_uppercase()), value.to_string())))
-}
-
-/// The environment of a `run` or `exec` test; the test's own `env` wins.
-pub fn test_environment(test: &spec::Test, label: &Label, image: &spec::Image) -> BTreeMap<String, String> {
-    match &test.form {
-        spec::TestForm::Run { env, .. } | spec::TestForm::Exec { env, .. } => subject_variables(label, image).chain(owned(env)).collect(),
-        spec::TestForm::Dockerfile { .. } => BTreeMap::new(),
-    }
-}
-
-/// The build args of a test Dockerfile; the test's own `args` win.
-pub fn test_arguments(test: &spec::Test, label: &Label, image: &spec::Image) -> BTreeMap<String, String> {
-    match &test.form {
-        spec::TestForm::Dockerfile { args, .. } => subject_variables(label, image).chain(owned(args)).collect(),
-        spec::TestForm::Run { .. } | spec::TestForm::Exec { .. } => BTreeMap::new(),
-    }
 }
 
 /// The components of a name.

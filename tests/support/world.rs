@@ -42,7 +42,11 @@ static CHANGING: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         (r"\brun [a-z0-9]{4}\b", "run RUNN"),
         (r"\b[0-9a-f]{64}\b", "HASH"),
         (r"\b[0-9a-f]{12}\b", "HEX"),
-        (r"pid \d+", "pid PID"),
+        (r"(?m)^[a-z0-9]{4}  TIMESTAMP +[0-9.]+s", "RUNN  TIMESTAMP  TIME"),
+        (r"process \d+ on [^,]+,", "process PID on HOST,"),
+        (r"`/[^ ]*/igraph ", "`igraph "),
+        (r"\b[0-9.]+s of the run's [0-9.]+s", "TIME of the run's TIME"),
+        (r"the run's [0-9.]+s", "the run's TIME"),
         (r"layers-[A-Za-z0-9]{6}", "layers-RANDOM"),
         (r"again in [0-9.]+s", "again in SECONDS"),
     ]

@@ -35,6 +35,9 @@ pub fn run(args: &Log, context: &Context<'_>) -> Result<Exit, Error> {
         Log::WhatFailed(which) => {
             let run = choose(&which.run, &folder)?;
             let history = History::of(&run.events()?);
+            if !history.nodes.values().any(|node| matches!(node.outcome, Some(crate::event::Outcome::Failed { .. }))) {
+                printer.say(format_args!("igraph: nothing failed in run {}", run.id()));
+            }
             printer.document(|out| write_what_failed(&history, color, &|log| text(&run, log), out))?;
         }
         Log::CriticalPath(which) => {
