@@ -43,6 +43,7 @@ static CHANGING: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         (r"\b[0-9a-f]{64}\b", "HASH"),
         (r"\b[0-9a-f]{12}\b", "HEX"),
         (r"(?m)^[a-z0-9]{4}  TIMESTAMP +[0-9.]+s", "RUNN  TIMESTAMP  TIME"),
+        (r"\d+ of \d+ bytes", "N of N bytes"),
         (r"process \d+ on [^,]+,", "process PID on HOST,"),
         (r"`/[^ ]*/igraph ", "`igraph "),
         (r"\b[0-9.]+s of the run's [0-9.]+s", "TIME of the run's TIME"),
