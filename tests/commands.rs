@@ -81,17 +81,18 @@ fn a_pull_request() {
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     };
-    world.write(".gitignore", "igraph-out\n");
+    world.write(".gitignore", "igraph-out\njunit.xml\n");
     git(&["init", "-q"]);
     git(&["add", "."]);
     git(&["commit", "-qm", "all"]);
     let request = |what: &str| {
         git(&["add", "-A"]);
         git(&["commit", "-q", "--allow-empty", "-m", what]);
-        let changed = git(&["diff", "--name-only", "HEAD~1"]);
+        let changed = git(&["diff", "--no-renames", "--name-only", "--relative", "HEAD~1"]);
         world.say(what).run_with("targets --affected @-", &changed);
         let (_, affected, _) = world.ran_with("targets --affected @-", &changed);
-        world.run_with("test --engine fake @-", &affected);
+        world.run_with("test --engine fake @- --junit junit.xml", &affected);
+        assert!(std::fs::read_to_string(world.path("junit.xml")).unwrap().contains("<testsuites"), "{what}");
     };
     request("nothing");
     world.write("README.md", "of no image\n");
@@ -103,6 +104,32 @@ fn a_pull_request() {
         .write("images/app/hello", "hello\n")
         .write("images/app/Dockerfile", "FROM scratch\nCOPY hello /greeting\nRUN true\n");
     request("a file that is renamed, with the instruction that copies it");
+    world
+        .write("images/app/Dockerfile", "FROM scratch\nCOPY tree /tree\n")
+        .write("images/app/tree/a", "a")
+        .write("images/app/tree/deep/b", "b");
+    world.write("images/app/test/Dockerfile", "COPY data /data\nRUN true\n").write("images/app/test/data", "1");
+    world.write(
+        "images/app/BUILD.ron",
+        "Package(rules: [\n    Test(name: \"t\", dockerfile: \"test/Dockerfile\"),\n    Image(name: \"1\", tests: [\":t\"]),\n    \
+         Image(name: \"2\", dockerfile: \"two/Dockerfile\", extra_inputs: [\"extra/*\"], untested: \"a trial\"),\n])\n",
+    );
+    world.write("images/app/extra/x", "x");
+    request("a folder, a test Dockerfile, and a file that counts though nothing reads it");
+    git(&["mv", "images/app/tree/deep/b", "b"]);
+    request("a file that is moved away, and its folder with it");
+    world.write("images/app/test/data", "2");
+    let changed = "images/app/test/data\n";
+    world
+        .say("what a test copies: the test is affected, and without steps the image is listed for it")
+        .run_with("targets --affected @- --steps", changed)
+        .run_with("targets --affected @-", changed);
+    world
+        .say("the same without records")
+        .run("clean")
+        .run_with("targets --affected @- --steps", changed)
+        .run_with("targets --affected @-", "images/app/extra/x\n");
+    world.write("images/app/tree/\u{e9}", "").run_with("targets --affected @-", "\"images/app/tree/\\303\\251\"\n");
     insta::assert_snapshot!(world.told());
 }
 
@@ -154,6 +181,7 @@ fn logs_of_a_run_that_fails() {
         "log show //app:2",
         "log show last //app:1[test/bad]",
         "log show //app:2 --attempt 2",
+        "log show //app:2 --attempt 1",
         "log show //app:3",
         "log critical-path",
         "why //app:2 --run last",

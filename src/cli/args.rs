@@ -316,9 +316,9 @@ pub struct Targets {
     #[arg(long, conflicts_with_all = ["affected", "orphans"])]
     pub stale: bool,
 
-    /// Lists what has one of these paths among its inputs, or stands on such a node
+    /// Lists what has one of these paths among its inputs, or stands on such a node, or has such a test
     ///
-    /// One path a line, relative to the current directory, as `git diff --name-only --relative` prints them. Needs no record.
+    /// One path a line, relative to the current directory, as `git diff --no-renames --name-only --relative` prints them. Needs no record.
     #[arg(long, value_name = "@-|@FILE", conflicts_with = "orphans")]
     pub affected: Option<PathList>,
 

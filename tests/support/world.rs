@@ -44,6 +44,8 @@ static CHANGING: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         (r"\b[0-9a-f]{12}\b", "HEX"),
         (r"(?m)^[a-z0-9]{4}  TIMESTAMP +[0-9.]+s", "RUNN  TIMESTAMP  TIME"),
         (r"\d+ of \d+ bytes", "N of N bytes"),
+        (r"what-ran [a-z0-9]{4}\b", "what-ran RUNN"),
+        (r" +after waiting [0-9.]+s", ""),
         (r"process \d+ on [^,]+,", "process PID on HOST,"),
         (r"`/[^ ]*/igraph ", "`igraph "),
         (r"\b[0-9.]+s of the run's [0-9.]+s", "TIME of the run's TIME"),
@@ -182,7 +184,7 @@ impl World {
         for (pattern, shown) in CHANGING.iter() {
             text = pattern.replace_all(&text, *shown).into_owned();
         }
-        text
+        sorted_steps(&text)
     }
 
     /// A title above what follows.
@@ -195,6 +197,28 @@ impl World {
     pub fn told(&self) -> String {
         self.transcript.borrow().clone()
     }
+}
+
+/// Lines of steps that end one after the other, each with what stands below it, in the order of their labels: which of two that wait
+/// goes first depends on how long they took before.
+fn sorted_steps(text: &str) -> String {
+    static STEP: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"^ {4,}[A-Z]{3,5} (\[ +TIME\]| {9,}) *[^ ]*//").unwrap());
+    let mut done = String::new();
+    let mut steps: Vec<String> = Vec::new();
+    for line in text.split_inclusive('\n') {
+        if STEP.is_match(line) {
+            steps.push(line.to_owned());
+        } else if let (Some(step), true) = (steps.last_mut(), line.starts_with("           ")) {
+            step.push_str(line);
+        } else {
+            steps.sort_by_key(|step| step.find("//").map(|at| step[at..].to_owned()));
+            done.extend(steps.drain(..));
+            done.push_str(line);
+        }
+    }
+    steps.sort_by_key(|step| step.find("//").map(|at| step[at..].to_owned()));
+    done.extend(steps);
+    done
 }
 
 /// Whether this process may become another user and mount.

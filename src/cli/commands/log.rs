@@ -90,6 +90,15 @@ fn show(what: &[String], attempt: Option<u32>, color: bool, folder: &StateFolder
         let message = format!("{label} did not run in run {}", run.id());
         return Err(Error::Usage { message, hint: Some(format!("`igraph log what-ran {}` lists what did", run.id())) });
     }
+    if let Some((label, attempts)) = attempt.and_then(|number| {
+        let number = usize::try_from(number).unwrap_or(usize::MAX);
+        let attempts = labels.iter().filter_map(|label| Some((label, history.nodes.get(label)?.attempts.len())));
+        attempts.filter(|(_, attempts)| number == 0 || number > *attempts).next()
+    }) {
+        let message = format!("{label} has no such attempt in run {}: it was tried {attempts} times", run.id());
+        let message = message.replace(" 1 times", " once");
+        return Err(usage(message));
+    }
     context.printer.document(|out| write_attempts(&history, &labels, attempt, &logs, out))
 }
 

@@ -36,11 +36,17 @@ pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>)
     Reporting::check(&args.output)?;
     let bench = Workbench::load(context)?;
     let selection = bench.select(&args.selection.patterns, &args.exclude)?;
-    if selection.labels.is_empty() && selection.steps.is_empty() {
-        return Ok(Exit::Done);
-    }
     let dry = args.plan.dry_run || args.plan.check;
     let clock = crate::cli::clock::system();
+    if selection.labels.is_empty() && selection.steps.is_empty() {
+        // who asked for a report gets an empty one: a runner fails where there is none
+        if !dry && Reporting::is_wanted(&args.output) {
+            let nothing = Summary { nothing: true, scope: Default::default(), stale: Default::default(), maybe: Default::default() };
+            let began = nothing.began(verb, args, String::new(), clock.now(), &bench.engine_identity(&args.world));
+            reporting::tell_fresh(&args.output, context, clock, began, std::iter::empty())?;
+        }
+        return Ok(Exit::Done);
+    }
     // who only looks waits for nobody
     let writer = if dry { None } else { Some(bench.writer(args.running.no_wait, clock.as_ref())?) };
     let state = if dry { bench.state_read_only()? } else { bench.state()? };
