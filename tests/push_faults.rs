@@ -313,6 +313,37 @@ fn broken() {
 }
 
 #[test]
+fn what_a_failed_push_left() {
+    let mut world = World::new();
+    world.one.rule(always("PUT", "/team/other/manifests/1", 0, answer(500, "UNKNOWN", &[])));
+    assert_eq!(world.push(&[]).code, 10);
+    world.one.clear_rules();
+    world.one.take_requests();
+    world.two.take_requests();
+    let asked = world.pushes("outside of what is pushed", &["//lib:1"]);
+    assert!(asked.said.contains("push //app:1"), "{}", asked.said);
+    world.app(&[("1", &["latest"]), ("2", &["team/other:2"])]);
+    assert_eq!(world.pushes("a name that nobody claims any more", &["//lib:1"]).code, 0);
+    assert_eq!(world.pushes("the names that are left", &[]).code, 0);
+    assert_eq!(world.pushes("all is said", &[]).code, 0);
+
+    // tests that fail since then: the names stay as they are, and that is said
+    let mut world = world.next();
+    world.one.rule(always("PUT", "/team/other/manifests/1", 0, answer(500, "UNKNOWN", &[])));
+    assert_eq!(world.push(&[]).code, 10);
+    world.one.clear_rules();
+    world.one.take_requests();
+    world.two.take_requests();
+    world.write(
+        "work/images/app/BUILD.ron",
+        r#"Package(repository: "team/app", rules: [Test(name: "u", run: ["exit 1"]),
+            Image(name: "1", dockerfile: "1/Dockerfile", aliases: ["latest", "team/other:1"], tests: [":u"])])"#,
+    );
+    assert_eq!(world.pushes("the image does not pass any more", &[]).code, 3);
+    world.snapshot("what_a_failed_push_left");
+}
+
+#[test]
 fn refused() {
     let mut world = World::new();
     world.one.guard(Guard::Basic { username: "igraph".into(), password: "secret".into() });
