@@ -226,6 +226,7 @@ impl<'a> Workbench<'a> {
         let name = stray.familiar();
         let hint = match nearest(&name, bases.iter().map(String::as_str)) {
             Some(near) => format!("did you mean `{near}`?"),
+            None if bases.is_empty() => "nothing here starts from outside".to_owned(),
             None => format!("the bases here are {}", bases.into_iter().collect::<Vec<_>>().join(", ")),
         };
         Err(Error::Usage { message: format!("`--base {name}=…`: nothing that was selected stands on `{name}`"), hint: Some(hint) })
