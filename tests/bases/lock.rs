@@ -176,8 +176,8 @@ fn bases_are_nodes_in_the_cell_of_their_registry() {
     let ran = world.verb(&["build"]).expect(0);
     assert_eq!(ran.labels("BUILD"), ["//a:1"]);
     assert!(!asked(&registry).iter().any(|line| line.ends_with("manifests/1")), "the lock knew it");
-    world.igraph(&["update", "//base:one"]).expect(0).says("0 of 1 bases moved");
-    world.igraph(&["update", "corp/one:1"]).expect(0).says("0 of 1 bases moved");
+    world.igraph(&["update", "//base:one"]).expect(0).says("0 of 1 base moved");
+    world.igraph(&["update", "corp/one:1"]).expect(0).says("0 of 1 base moved");
 }
 
 #[test]
@@ -236,7 +236,7 @@ fn a_digest_is_locked_like_a_tag() {
     let digest = publish_index(&registry, "os", "1", &[("amd64", "x"), ("arm64", "x")]);
     world.image("a", &format!("{}/os@{digest}", registry.host()), "");
     world.verb(&["build", "--locked"]).expect(2);
-    world.igraph(&["update"]).expect(0).says("1 of 1 bases moved");
+    world.igraph(&["update"]).expect(0).says("1 of 1 base moved");
     world.verb(&["build", "--locked"]).expect(0);
     asked(&registry);
     world.igraph(&["outdated"]).expect(0).says("0 bases, none has moved");

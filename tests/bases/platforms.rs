@@ -14,8 +14,8 @@ fn an_index_that_moves_for_another_platform_has_not_moved() {
     let lock = world.lock().unwrap();
     assert!(lock.contains("        index: \"sha256:"), "{lock}");
     publish_index(&registry, "os", "1", &[(own, "1"), (other, "2")]);
-    world.igraph(&["outdated"]).expect(0).says("1 bases, none has moved");
-    world.igraph(&["update"]).expect(0).says("0 of 1 bases moved");
+    world.igraph(&["outdated"]).expect(0).says("1 base, none has moved");
+    world.igraph(&["update"]).expect(0).says("0 of 1 base moved");
     assert_eq!(world.lock().unwrap(), lock);
     world.verb(&["build"]).expect(0).says("nothing to do");
     publish_index(&registry, "os", "1", &[(own, "2"), (other, "2")]);

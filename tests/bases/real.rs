@@ -140,7 +140,7 @@ fn a_registry_base_is_pulled_built_on_and_pushed_byte_for_byte() {
     run(&world, &daemon, &["push"]).expect(0).says("nothing to do");
     let before = world.lock().unwrap();
     assert_eq!(rows(&ran(world.command(&["outdated"]).output().unwrap()).expect(0).out).len(), 1);
-    ran(world.command(&["update"]).output().unwrap()).expect(0).says("1 of 1 bases moved");
+    ran(world.command(&["update"]).output().unwrap()).expect(0).says("1 of 1 base moved");
     assert!(world.lock().unwrap().contains(&digest.to_string()));
     run(&world, &daemon, &["push", "--locked"]).expect(0).says(&format!("→ {}", digest.short()));
     assert_eq!(registry.image("team/app:latest").1["config"]["Env"][0], "WORD=newer");
