@@ -1,7 +1,7 @@
 //! What most commands start from: the workspace, what of it was selected, the records, the lock, and how registries and engines are
 //! reached. Opens as little as the command needs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,13 +16,15 @@ use crate::engine::Engine;
 use crate::engine::docker::{self, Builder, DockerEngine, DockerOptions};
 use crate::engine::fake::FakeEngine;
 use crate::failure::{Failure, Retry};
-use crate::graph::{BaseNode, Body, Graph, StandIn, StandIns};
+use crate::graph::{Body, Graph, StandIn, StandIns};
 use crate::keys::FileDigests;
 use crate::label::NodeLabel;
 use crate::lock::LockFile;
 use crate::pattern::{self, Here, Pattern, Selection, Visibility};
 use crate::platform::Platform;
+use crate::problem::nearest;
 use crate::record::{Holder, State, StateFolder, Wait, WriterLock};
+use crate::reference::Reference;
 use crate::registry::{Client, ClientConfig, DockerConfigCredentials, HostConfig, Observer};
 use crate::spec::{self, Catalogue, Destination, Tls};
 
@@ -203,46 +205,35 @@ impl<'a> Workbench<'a> {
             .collect()
     }
 
-    /// Whether each `--base` stands in for something.
-    ///
-    /// # Errors
-    /// Where one names an image of the workspace, which is never replaced, or no base that is reached; the latter is a warning where
-    /// other images start from it.
-    pub fn check_stand_ins(&self, world: &args::World, graph: &Graph<'_>) -> Result<(), Error> {
-        let bases: Vec<_> = graph
-            .order()
-            .iter()
-            .filter_map(|index| match &graph.node(*index).body {
-                Body::Base(base) => Some((&graph.node(*index).owner, base)),
+    /// Every `--base` stands for a base that is there: a slip would let the real one through.
+    pub fn check_stand_ins(&self, graph: &Graph<'_>, given: &StandIns) -> Result<(), Error> {
+        let mut bases: BTreeSet<String> = BTreeSet::new();
+        let mut used: BTreeSet<&Reference> = BTreeSet::new();
+        for index in graph.order() {
+            let node = graph.node(*index);
+            let Body::Base(base) = &node.body else { continue };
+            let provided = base.entry.iter().flat_map(|entry| entry.provides.iter().map(|name| &name.reference));
+            let from = match (base.entry.map(|entry| &entry.from), &node.owner) {
+                (Some(spec::BaseFrom::Registry(reference)), _) | (None, NodeLabel::Outside(reference)) => Some(reference),
                 _ => None,
-            })
-            .collect();
-        for given in &world.bases {
-            let owner = self.catalogue.claims.owner(&given.base);
-            if let Some(label) = owner.filter(|label| self.catalogue.images.contains_key(label)) {
-                let message = format!("--base: `{}` is {label} of this workspace, and no base", given.base.familiar());
-                return Err(Error::Usage { message, hint: Some("only what comes from outside can be replaced".to_owned()) });
-            }
-            let label = owner.map_or_else(|| NodeLabel::Outside(given.base.clone()), |label| NodeLabel::Entry(label.clone()));
-            let registry = |base: &BaseNode<'_>| {
-                base.entry.is_some_and(|entry| matches!(&entry.from, spec::BaseFrom::Registry(reference) if *reference == given.base))
             };
-            if !bases.iter().any(|(owner, base)| **owner == label || registry(base)) {
-                let names: Vec<String> = bases
-                    .iter()
-                    .filter_map(|(owner, _)| match owner {
-                        NodeLabel::Outside(reference) => Some(reference.familiar()),
-                        _ => None,
-                    })
-                    .collect();
-                let message = format!("--base: nothing that was asked for starts from `{}`", given.base.familiar());
-                self.context.printer.warn(message);
-                if let Some(near) = crate::problem::nearest(&given.base.familiar(), names.iter().map(String::as_str)) {
-                    self.context.printer.hint(format!("did you mean `{near}`?"));
-                }
+            for reference in provided.chain(from) {
+                bases.insert(reference.familiar());
+                used.extend(given.get_key_value(reference).map(|(reference, _)| reference));
             }
         }
-        Ok(())
+        let Some(stray) = given.keys().find(|reference| !used.contains(reference)) else { return Ok(()) };
+        let name = stray.familiar();
+        if let Some(label) = self.catalogue.claims.owner(stray).filter(|label| self.catalogue.images.contains_key(label)) {
+            let message = format!("`--base {name}=…`: `{name}` is {label} of this workspace, and no base");
+            return Err(Error::Usage { message, hint: Some("only what comes from outside can be replaced".to_owned()) });
+        }
+        let hint = match nearest(&name, bases.iter().map(String::as_str)) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None if bases.is_empty() => "no image that was selected starts from a base".to_owned(),
+            None => format!("the bases here are {}", bases.into_iter().collect::<Vec<_>>().join(", ")),
+        };
+        Err(Error::Usage { message: format!("`--base {name}=…`: nothing that was selected stands on `{name}`"), hint: Some(hint) })
     }
 
     /// The engine's kind and results version, for keys: known without asking it.
