@@ -488,8 +488,14 @@ mod tests {
                 "../x:1",
                 "error: `../x:1` lies outside of `images`, which holds the packages | write it from the root, like `//debian/jessie:4.2.1`",
             ),
-            ("//a:b[run/x]", "error: `//a:b[run/x]`: in brackets stands `test/NAME`, `tag/NAME` or `push/NAME` | "),
-            ("//a:b[test/x", "error: `//a:b[test/x`: in brackets stands `test/NAME`, `tag/NAME` or `push/NAME` | "),
+            (
+                "//a:b[run/x]",
+                "error: `//a:b[run/x]`: in brackets stands `test/NAME`, `tag/NAME` or `push/NAME` | `igraph targets --steps //a:b` lists them",
+            ),
+            (
+                "//a:b[test/x",
+                "error: `//a:b[test/x`: in brackets stands `test/NAME`, `tag/NAME` or `push/NAME` | `igraph targets --steps //a:b` lists them",
+            ),
             ("//a:b c", "error: `b c`: character ` ` is not allowed in a name | "),
             ("//a b:c", "error: `a b`: character ` ` is not allowed in a package | "),
             ("//a:b/*", "error: `b/*`: character `/` is not allowed in a name | "),

@@ -83,7 +83,7 @@ impl Problem {
 pub fn nearest<'a>(wrong: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = (wrong.chars().count() / 3).max(1);
     // who wrote the whole beginning left the rest out: 4.2 for 4.2.1
-    let cut_short = |candidate: &str| wrong.chars().count() > 2 && candidate.starts_with(wrong);
+    let cut_short = |candidate: &str| !wrong.is_empty() && candidate.strip_prefix(wrong).is_some_and(|rest| rest.starts_with(['.', '-']));
     candidates
         .into_iter()
         .map(|candidate| (if cut_short(candidate) { 0 } else { edit_distance(wrong, candidate) }, candidate))

@@ -1,5 +1,6 @@
 //! Each command from outside, in a workspace that the pretended engine builds: what it prints, where, and how it ends.
 
+#[expect(dead_code, reason = "a part of it is used here")]
 #[path = "support/registry.rs"]
 mod registry;
 #[path = "support/world.rs"]

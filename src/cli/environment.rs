@@ -23,7 +23,7 @@ macro_rules! variables {
 }
 
 variables! {
-    DOCKER_HOST = "DOCKER_HOST": "the Docker daemon where --engine names none, like unix:///run/docker.sock";
+    DOCKER_HOST = "DOCKER_HOST": "the Docker daemon where neither --engine nor the workspace names one, like unix:///run/docker.sock";
     DOCKER_CONTEXT = "DOCKER_CONTEXT": "the docker context to use where neither --engine nor DOCKER_HOST says where the daemon is";
     DOCKER_TLS_VERIFY = "DOCKER_TLS_VERIFY": "not empty: talk TLS to a tcp:// daemon and verify it";
     DOCKER_CERT_PATH = "DOCKER_CERT_PATH": "the folder of ca.pem, cert.pem and key.pem for that; default: the Docker config folder";

@@ -224,9 +224,13 @@ impl<'a> Workbench<'a> {
         }
         let Some(stray) = given.keys().find(|reference| !used.contains(reference)) else { return Ok(()) };
         let name = stray.familiar();
+        if let Some(label) = self.catalogue.claims.owner(stray).filter(|label| self.catalogue.images.contains_key(label)) {
+            let message = format!("`--base {name}=…`: `{name}` is {label} of this workspace, and no base");
+            return Err(Error::Usage { message, hint: Some("only what comes from outside can be replaced".to_owned()) });
+        }
         let hint = match nearest(&name, bases.iter().map(String::as_str)) {
             Some(near) => format!("did you mean `{near}`?"),
-            None if bases.is_empty() => "nothing here starts from outside".to_owned(),
+            None if bases.is_empty() => "no image that was selected starts from a base".to_owned(),
             None => format!("the bases here are {}", bases.into_iter().collect::<Vec<_>>().join(", ")),
         };
         Err(Error::Usage { message: format!("`--base {name}=…`: nothing that was selected stands on `{name}`"), hint: Some(hint) })

@@ -286,13 +286,12 @@ impl<'c> Builder<'c, '_> {
                 Ok(target) => found.push((reference.key(), target, wanted.clone(), reference.span.clone())),
                 Err(problem) => {
                     let written = dockerfile.source().text.get(reference.span.clone()).unwrap_or_default();
+                    let lower = written.to_lowercase();
                     let problem = match problem.hint {
                         None if written.contains('$') => {
                             problem.hint(format!("`{written}` became that: give its arguments values, with `ARG NAME=…` or in `args`"))
                         }
-                        None if self.target(&written.to_lowercase()).is_ok() => {
-                            problem.hint(format!("did you mean `{}`?", written.to_lowercase()))
-                        }
+                        None if lower != written && self.target(&lower).is_ok() => problem.hint(format!("did you mean `{lower}`?")),
                         _ => problem,
                     };
                     problems.push(problem.at(dockerfile.source(), reference.span.clone()));

@@ -48,8 +48,9 @@ fn reason(name: &str, before: Option<&String>, after: Option<&String>, dockerfil
         ("base", Some(old), Some(new)) => Reason::BaseMoved { reference: rest.to_owned(), old: old.clone(), new: new.clone() },
         ("base" | "parent" | "subject", ..) => Reason::DependencyChanged {
             label: if rest.is_empty() { kind.to_owned() } else { rest.to_owned() },
-            old: before.cloned(),
-            new: after.cloned(),
+            // a value is kept as `=VALUE`, since `(unset)` is none
+            old: before.map(|value| if kind == "arg" { value.strip_prefix('=').unwrap_or(value).to_owned() } else { value.clone() }),
+            new: after.map(|value| if kind == "arg" { value.strip_prefix('=').unwrap_or(value).to_owned() } else { value.clone() }),
         },
         ("instruction", ..) => match dockerfile {
             Some(path) => Reason::DockerfileChanged { path: path.to_owned() },

@@ -102,7 +102,7 @@ impl State {
     pub fn load(&self, file: &Path) -> Result<Loaded, RecordError> {
         let bytes = std::fs::read(file).map_err(|source| RecordError::io("read", file, source))?;
         let packed = check(&bytes, file)?;
-        let damaged = |detail: String| RecordError::Damaged { path: file.to_owned(), detail };
+        let damaged = |detail: String| RecordError::DamagedSave { path: file.to_owned(), detail };
         self.transact(true, |transaction| {
             let fail = |source| RecordError::database(self.path(), source);
             let mut loaded = Loaded::default();
@@ -278,14 +278,14 @@ mod tests {
         };
         for length in 0..whole.len() {
             let error = refuse(&whole[..length]);
-            assert!(matches!(error, RecordError::Damaged { .. } | RecordError::NoSavedState { .. }), "cut at {length}: {error}");
+            assert!(matches!(error, RecordError::DamagedSave { .. } | RecordError::NoSavedState { .. }), "cut at {length}: {error}");
         }
         for at in 0..whole.len() {
             let mut flipped = whole.clone();
             flipped[at] ^= 1;
             refuse(&flipped);
         }
-        assert!(matches!(refuse(&[&whole[..], b"x"].concat()), RecordError::Damaged { .. }));
+        assert!(matches!(refuse(&[&whole[..], b"x"].concat()), RecordError::DamagedSave { .. }));
         let newer = String::from_utf8_lossy(&whole[..20]).replacen(" 1 ", " 2 ", 1);
         let error = refuse(&[newer.as_bytes(), &whole[20..]].concat());
         assert!(matches!(error, RecordError::Newer { found: 2, known: 1, .. }) && error.hint().is_some(), "{error}");
@@ -295,7 +295,7 @@ mod tests {
         let good = serde_json::to_string(&Line { name: Some(samples::name("a/b:1", "v1")), ..Line::default() }).unwrap();
         writeln!(lines, "{good}\n{{\"name\":3}}").unwrap();
         let packed = lines.finish().unwrap();
-        assert!(matches!(refuse(&[first_line(&packed).as_bytes(), &packed].concat()), RecordError::Damaged { .. }));
+        assert!(matches!(refuse(&[first_line(&packed).as_bytes(), &packed].concat()), RecordError::DamagedSave { .. }));
         assert_eq!(state.results_for_keys(&[key("v1")]).unwrap(), [None]);
         assert_eq!((state.names().unwrap(), state.blobs(Digest::of(b"layer")).unwrap()), (vec![], vec![]));
     }

@@ -126,9 +126,6 @@ fn tls(fields: &Fields<'_, '_>, scope: &Scope<'_>, sink: &mut Sink<'_>) -> Tls {
                     false => resolve(text, "Ca", item.value.span, scope, sink).map(|path| PathBuf::from(&*path)),
                 };
                 let Some(path) = path else { return Tls::Default };
-                if !scope.paths.is_file(&path) {
-                    sink.report_hint(item.value.span, format!("there is no file `{text}`"), "name a PEM file of certificates");
-                }
                 return Tls::Ca(path);
             }
             let node = items.first().map_or(node, |item| &item.value);

@@ -236,3 +236,9 @@ pub fn open_way(path: &Path) {
         }
     }
 }
+
+// each test file uses a part
+const _: () = {
+    let _ = (World::empty, World::rules, World::link, World::remove, World::mode, World::start, World::ran);
+    let _ = (is_root, open_way);
+};

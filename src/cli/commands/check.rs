@@ -8,7 +8,8 @@ use crate::cli::workbench::Workbench;
 use crate::graph::{Depth, Graph, GraphOptions};
 use crate::keys::Keys;
 use crate::plan::{Decision, Planner, PlannerOptions, Records};
-use crate::spec::Destination;
+use crate::problem::Problem;
+use crate::spec::{Destination, Tls};
 
 /// Checks.
 pub fn run(args: &Check, context: &Context<'_>) -> Result<Exit, Error> {
@@ -37,6 +38,15 @@ pub fn run(args: &Check, context: &Context<'_>) -> Result<Exit, Error> {
         }
     }
     problems.dedup();
+    let workspace = &bench.catalogue.workspace;
+    for (host, settings) in &workspace.registries {
+        if let Tls::Ca(path) = &settings.tls
+            && !bench.root().join(path).is_file()
+        {
+            let message = format!("the certificate `{}` of {host} is not there", path.display());
+            problems.push(Problem { message, places: vec![workspace.origin.field("registries")], hint: None });
+        }
+    }
     if !problems.is_empty() {
         return Err(Error::Problems(problems));
     }
