@@ -7,7 +7,9 @@ mod world;
 use world::{World, is_root, open_way};
 
 /// Runs scenes, each in a world of its own, and joins what they tell.
-fn scenes(scenes: &[(&str, &dyn Fn(&mut World))]) -> String {
+type Scene<'a> = (&'a str, &'a dyn Fn(&mut World));
+
+fn scenes(scenes: &[Scene<'_>]) -> String {
     let mut told = String::new();
     for (title, scene) in scenes {
         let mut world = World::new();

@@ -495,13 +495,20 @@ fn kills() -> usize {
     number("IGRAPH_KILL_ROUNDS").map_or(6, |count| usize::try_from(count).unwrap())
 }
 
+/// One campaign at a time.
+static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
 #[test]
 fn fifty_images() {
+    // both count the containers of one daemon
+    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     campaign("fifty_images", Hub::Scripted(Registry::start()), 50, kills(), 6);
 }
 
 #[test]
 fn against_a_real_registry() {
+    // both count the containers of one daemon
+    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let Some(registry) = DockerRegistry::start() else {
         return support::skip("against_a_real_registry", "`docker-registry` is not installed");
     };

@@ -326,11 +326,11 @@ mod tests {
             let mut losses = 12;
             let mut running: Vec<usize> = Vec::new();
             while !queue.is_done() {
-                if choose(2) == 0 || running.is_empty() {
-                    if let Some(node) = queue.pop() {
-                        running.push(node);
-                        continue;
-                    }
+                if (choose(2) == 0 || running.is_empty())
+                    && let Some(node) = queue.pop()
+                {
+                    running.push(node);
+                    continue;
                 }
                 prop_assert!(!running.is_empty(), "stuck");
                 let node = running.swap_remove(choose(running.len()));

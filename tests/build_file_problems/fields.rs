@@ -112,12 +112,16 @@ fn a_name_that_is_no_tag() {
           |
         1 | Package(rules: [Image(name: "4.2/1"), Image(name: "-x"), Image(name: "")])
           |                             ^^^^^^^
+          |
+          = help: a name is a tag: 1 to 128 of `A-Z a-z 0-9 _ . -`, the first none of `.` and `-`
 
         error: `-x`: a name is a Docker tag: 1 to 128 of `A-Z a-z 0-9 _ . -`, the first none of `.` and `-`
          --> images/a/BUILD.ron:1:51
           |
         1 | Package(rules: [Image(name: "4.2/1"), Image(name: "-x"), Image(name: "")])
           |                                                   ^^^^
+          |
+          = help: a name is a tag: 1 to 128 of `A-Z a-z 0-9 _ . -`, the first none of `.` and `-`
 
         error: `name` is empty
          --> images/a/BUILD.ron:1:70

@@ -105,7 +105,7 @@ fn no_workspace_above() {
     fs::create_dir_all(root.join("a/b")).unwrap();
     insta::assert_snapshot!(said(&root.join("a/b")), @r"
         error: no workspace here: neither `ROOT/a/b` nor a folder above it has a `BUILD.ron` with a `Workspace(…)`
-        help: `igraph init` makes one, or write `Workspace()` into a `BUILD.ron`
+        help: write `Workspace()` into a `BUILD.ron` in the folder that holds all packages
         ");
     write(root, "a/BUILD.ron", "Package()");
     insta::assert_snapshot!(said(&root.join("a/b")), @r"

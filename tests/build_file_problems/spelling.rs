@@ -266,14 +266,6 @@ error: expected `,` or `)`, found `"1"`
 2 |     Image(name "1"),
   |                ^^^
 
-error: this rule has no `name`
- --> images/a/BUILD.ron:3:5
-  |
-3 |     Image(nme: "2"),
-  |     ^^^^^
-  |
-  = help: write it like `name: "4.2.1"`
-
 error: `Image` has no field `nme`
  --> images/a/BUILD.ron:3:11
   |
