@@ -124,11 +124,12 @@ fn local(world: &World<'_>, index: NodeIndex, base: &BaseNode<'_>, job: &Job) ->
     let attempts = attempts::attempt(world, &label, &terms(world), |attempt, _| {
         let source: Box<dyn ImageSource> = match place(base) {
             Some(Place::Command(argv, env, folder)) => {
-                let tar = make(world, key, argv, env, folder, attempt)?;
+                let work = Work::begin(world, key)?;
+                let tar = make(world, &work.0, argv, env, &folder, attempt)?;
                 attempt.output.line(Stream::Engine, "measuring the root filesystem");
                 let source = rootfs(world, &tar, &node.platform)?;
                 let kept = kept_tar(world, source.image_id());
-                std::fs::rename(&tar, &kept).map_err(|error| disk_failure(&error, "the root filesystem"))?;
+                keep(&tar, &kept).map_err(|error| disk_failure(&error, "the root filesystem"))?;
                 Box::new(rootfs(world, &kept, &node.platform)?)
             }
             Some(Place::Rootfs(path)) => Box::new(rootfs(world, &world.root.join(path), &node.platform)?),
@@ -186,10 +187,7 @@ fn place<'a>(base: &'a BaseNode<'_>) -> Option<Place<'a>> {
         (BaseSource::StandIn(StandIn::Rootfs(path)), _) => Some(Place::Rootfs(path.clone())),
         (BaseSource::StandIn(StandIn::OciLayout(path)), _) => Some(Place::Layout(path.clone())),
         (BaseSource::Entry, Some(entry)) => match &entry.from {
-            BaseFrom::Command { argv, env, .. } => {
-                let folder = std::path::Path::new(&entry.origin.source().path).parent().map(std::path::Path::to_path_buf);
-                Some(Place::Command(argv, env, folder.unwrap_or_default()))
-            }
+            BaseFrom::Command { argv, env, .. } => Some(Place::Command(argv, env, PathBuf::from(crate::keys::command_folder(entry)))),
             BaseFrom::Rootfs(path) => Some(Place::Rootfs(PathBuf::from(&**path))),
             BaseFrom::OciLayout(path) => Some(Place::Layout(PathBuf::from(&**path))),
             BaseFrom::Registry(_) => None,
@@ -217,20 +215,46 @@ pub(super) fn local_source(world: &World<'_>, base: &BaseNode<'_>, platform: &Pl
     (source.image_id() == image).then_some(source)
 }
 
+/// Moves a tar to where it is kept, durably: it is there before a record says so.
+fn keep(tar: &std::path::Path, kept: &std::path::Path) -> std::io::Result<()> {
+    std::fs::File::open(tar)?.sync_all()?;
+    std::fs::rename(tar, kept)?;
+    kept.parent().map_or(Ok(()), |folder| std::fs::File::open(folder)?.sync_all())
+}
+
+/// The work folder of a base's command; gone with it, but for what something is mounted on.
+struct Work(PathBuf);
+
+impl Work {
+    fn begin(world: &World<'_>, key: Key) -> Result<Self, Failure> {
+        let work = world.state.folder().bases().join(format!("work-{key}"));
+        let fail = |error: std::io::Error| disk_failure(&error, "the work folder");
+        crate::record::remove_tree(&work).map_err(fail)?;
+        std::fs::create_dir_all(&work).map_err(fail)?;
+        Ok(Self(work))
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        // what is left is cleared by the next try, which can say what is wrong with it
+        let _ = crate::record::remove_tree(&self.0);
+    }
+}
+
+/// What a command sees of igraph's own environment; all else could change what it makes, and is in no key.
+const PASSED_ON: [&str; 3] = ["PATH", "HOME", "USER"];
+
 /// Runs the command of a base in the package's folder; returns the tar it wrote. It gets mount and pid namespaces of its own where
 /// `unshare` can make them, so that what it leaves mounted or running goes with it.
 fn make(
     world: &World<'_>,
-    key: Key,
+    work: &std::path::Path,
     argv: &[std::sync::Arc<str>],
     env: &Texts,
-    folder: PathBuf,
+    folder: &std::path::Path,
     attempt: &Attempt<'_>,
 ) -> Result<PathBuf, Failure> {
-    let bases = world.state.folder().bases();
-    let work = bases.join(format!("work-{key}"));
-    clear(&work).map_err(|error| disk_failure(&error, "the work folder"))?;
-    std::fs::create_dir_all(&work).map_err(|error| disk_failure(&error, "the work folder"))?;
     let tar = work.join("rootfs.tar");
     let words: Vec<String> = argv.iter().map(|word| word.replace("{out}", &tar.to_string_lossy())).collect();
     let mut command = if can_unshare() {
@@ -244,7 +268,10 @@ fn make(
     };
     command
         .current_dir(world.root.join(folder))
-        .env("TMPDIR", &work)
+        .env_clear()
+        .envs(PASSED_ON.iter().filter_map(|name| Some((name, (world.environment)(name)?))))
+        .env("LC_ALL", "C.UTF-8")
+        .env("TMPDIR", work)
         .env("SOURCE_DATE_EPOCH", world.catalogue.workspace.epoch.to_string())
         .envs(world.proxies)
         .envs(env.iter().map(|(name, value)| (&**name, &**value)))
@@ -268,16 +295,17 @@ fn make(
         let start = world.clock.monotonic();
         loop {
             match child.try_wait() {
-                Ok(Some(status)) => return Ok(status),
+                Ok(Some(status)) => {
+                    // what it left running would keep the pipes open
+                    kill_group(&child);
+                    return Ok(status);
+                }
                 Ok(None) => {}
                 Err(error) => return Err(Failure::infra(format!("waiting for `{}`: {error}", words[0]))),
             }
             let late = attempt.timeout.filter(|limit| world.clock.monotonic().saturating_sub(start) > *limit);
             if attempt.cancel.is_cancelled() || late.is_some() {
-                if let Ok(pid) = i32::try_from(child.id()) {
-                    // the whole group; it may have ended meanwhile
-                    let _ = nix::sys::signal::killpg(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
-                }
+                kill_group(&child);
                 let _ = child.wait();
                 return Err(late.map_or_else(Failure::stopped, |limit| Failure::step(format!("timed out after {}s", limit.as_secs()))));
             }
@@ -323,7 +351,9 @@ fn can_unshare() -> bool {
     })
 }
 
-/// Removes a work folder of an earlier try, never across a mount.
-fn clear(folder: &std::path::Path) -> std::io::Result<()> {
-    crate::record::remove_tree(folder)
+/// The whole group of a child; it may have ended meanwhile.
+fn kill_group(child: &std::process::Child) {
+    if let Ok(pid) = i32::try_from(child.id()) {
+        let _ = nix::sys::signal::killpg(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+    }
 }

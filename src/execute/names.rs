@@ -2,6 +2,7 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
 
 use super::attempts::{self, Terms, millis, record_failure};
 use super::bases;
@@ -30,7 +31,7 @@ pub(super) fn tag(world: &World<'_>, index: NodeIndex, names: &NamesNode, job: &
     let label = world.graph.node(index).label();
     let lost = LostNode::default();
     let attempts = attempts::attempt(world, &label, &terms(world), |attempt, _| {
-        let image = image_of(world, names, lookup, attempt, &lost)?;
+        let image = image_of(world, names, &tested, attempt, &lost)?;
         let engine = world.engine.engine()?;
         for name in &names.names {
             engine.tag(&image, &name.reference)?;
@@ -66,20 +67,23 @@ pub(super) fn push(world: &World<'_>, index: NodeIndex, names: &NamesNode, job: 
     };
     let label = world.graph.node(index).label();
     let lost = LostNode::default();
+    // what was moved before an attempt failed stays moved, and is told so
+    let done: Mutex<BTreeMap<NodeLabel, StepEnd>> = Mutex::default();
     let attempts = attempts::attempt(world, &label, &terms(world), |attempt, _| {
-        let publication = Publication { world, index, names, tested: &tested, lookup, lost: &lost, attempt, job };
+        let publication = Publication { world, index, names, tested: &tested, lookup, lost: &lost, attempt, job, done: &done };
         publication.publish()
     });
+    let steps: Vec<StepEnd> = done.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect();
     if let Some(node) = lost.take() {
         return JobEnd::lost(node);
     }
     let end = match &attempts.result {
-        Err(failure) => JobEnd::failed(failure.clone()),
-        Ok(steps) => {
+        Err(failure) => JobEnd { steps, ..JobEnd::failed(failure.clone()) },
+        Ok(()) => {
             let failed = steps.iter().find(|step| !step.outcome.is_good()).map(|step| step.outcome.clone());
             let whole = failed.unwrap_or(Outcome::Succeeded { image: Some(tested.image()), changed: true });
             let value = whole.is_good().then_some(Value::Names);
-            JobEnd { steps: steps.clone(), ..JobEnd::done(whole, value) }
+            JobEnd { steps, ..JobEnd::done(whole, value) }
         }
     };
     super::builds::ended(end, job, &attempts)
@@ -89,14 +93,9 @@ fn terms(world: &World<'_>) -> Terms {
     Terms { policy: world.policy(&world.catalogue.workspace.retries), step_too: false, timeout: world.options.timeout }
 }
 
-fn image_of(
-    world: &World<'_>,
-    names: &NamesNode,
-    lookup: &Lookup<'_>,
-    attempt: &Attempt<'_>,
-    lost: &LostNode,
-) -> Result<EngineImage, Failure> {
-    world.image_of(names.image, lookup, attempt).map_err(|missing: Missing| lost.keep(missing))
+/// The very image that was tested: what its node has come to since does not count.
+fn image_of(world: &World<'_>, names: &NamesNode, tested: &Tested, attempt: &Attempt<'_>, lost: &LostNode) -> Result<EngineImage, Failure> {
+    world.image_with(names.image, tested.image(), None, attempt).map_err(|missing: Missing| lost.keep(missing))
 }
 
 /// The record of a name that points where it should.
@@ -161,10 +160,11 @@ struct Publication<'a> {
     lost: &'a LostNode,
     attempt: &'a Attempt<'a>,
     job: &'a Job,
+    done: &'a Mutex<BTreeMap<NodeLabel, StepEnd>>,
 }
 
 impl Publication<'_> {
-    fn publish(&self) -> Result<Vec<StepEnd>, Failure> {
+    fn publish(&self) -> Result<(), Failure> {
         let mut published: BTreeMap<String, Published> = BTreeMap::new();
         for name in &self.names.names {
             let repository = name.reference.name();
@@ -267,7 +267,7 @@ impl Publication<'_> {
 
     /// Takes config and unknown layers of the image out of the engine, with those of the other images that wait to be pushed.
     fn export(&self, image: ImageId) -> Result<(), Failure> {
-        let held = image_of(self.world, self.names, self.lookup, self.attempt, self.lost)?;
+        let held = image_of(self.world, self.names, self.tested, self.attempt, self.lost)?;
         let folder = self.world.state.folder().bases();
         let unknown = self.unknown_layers(image)?;
         let local = self.local_layers(&unknown, &folder)?;
@@ -331,13 +331,19 @@ impl Publication<'_> {
         others
     }
 
-    fn move_names(&self, published: &BTreeMap<String, Published>) -> Result<Vec<StepEnd>, Failure> {
+    fn move_names(&self, published: &BTreeMap<String, Published>) -> Result<(), Failure> {
         let world = self.world;
         let mut pending = Vec::new();
         for name in &self.names.names {
             let (key, _) = world.planner.name_key(&name.reference, self.tested);
             let past = world.planner.past.name(NameScope::Registry, &name.reference);
             let forced = world.planner.options.forced.contains(&self.index);
+            // what an earlier attempt found moved by someone else is the next run's
+            let label = step_label(world, self.index, name, NameScope::Registry);
+            let left = self.done.lock().unwrap_or_else(PoisonError::into_inner).get(&label).is_some_and(|end| !end.outcome.is_good());
+            if left {
+                continue;
+            }
             if forced || world.options.verify || past.is_none_or(|past| past.key != key || past.in_flight) {
                 pending.push(name);
             }
@@ -359,7 +365,6 @@ impl Publication<'_> {
                 .collect(),
         };
         let journal = world.state.journal_open(&group).map_err(|error| record_failure(&error))?;
-        let mut steps = Vec::new();
         for name in pending {
             let label = step_label(world, self.index, name, NameScope::Registry);
             let Some(manifest) = published.get(&name.reference.name()) else { continue };
@@ -371,10 +376,11 @@ impl Publication<'_> {
                 settled.journal = vec![JournalStep::Written { group: journal, name: name.reference.clone() }];
                 world.state.commit(&settled).map_err(|error| record_failure(&error))?;
             }
-            steps.push(StepEnd { label, outcome });
+            let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+            // moved by an earlier attempt, it is there already now
+            done.entry(label.clone()).or_insert(StepEnd { label, outcome });
         }
-        world.state.journal_apply(&[JournalStep::Close { group: journal }]).map_err(|error| record_failure(&error))?;
-        Ok(steps)
+        world.state.journal_apply(&[JournalStep::Close { group: journal }]).map_err(|error| record_failure(&error))
     }
 
     fn move_one(&self, name: &ImageName, manifest: &Published) -> Result<Outcome, Failure> {
@@ -457,7 +463,7 @@ impl LayerProvider for Provider<'_> {
         }
         // the record knew a place for it that has it no more: then this layer alone is taken out
         let world = self.publication.world;
-        let held = image_of(world, self.publication.names, self.publication.lookup, self.publication.attempt, self.publication.lost)?;
+        let held = image_of(world, self.publication.names, self.publication.tested, self.publication.attempt, self.publication.lost)?;
         let engine = world.engine.engine()?;
         let wanted: BTreeSet<Digest> = self.diff_ids.iter().copied().filter(|layer| *layer == diff_id).collect();
         world.held.spool.fetch(&world.state.folder().bases(), engine.as_ref(), &held, &wanted, Vec::new, self.publication.attempt)?;

@@ -188,6 +188,31 @@ impl Queue {
         reopened
     }
 
+    /// Whether a running node stands on something that was put back since it started: what it makes is of yesterday.
+    pub fn is_overtaken(&self, node: NodeIndex) -> bool {
+        self.dependencies[node].iter().any(|dependency| self.states[*dependency] != State::Good)
+    }
+
+    /// Puts a running node that was overtaken back to the start.
+    pub fn put_back(&mut self, node: NodeIndex) {
+        debug_assert_eq!(self.states[node], State::Running);
+        let states = self.dependencies[node].iter().map(|dependency| self.states[*dependency]);
+        let doomed = states.clone().find_map(|state| match state {
+            State::Skipped { cause } => Some(cause),
+            _ => None,
+        });
+        let bad = self.dependencies[node].iter().copied().find(|dependency| self.states[*dependency] == State::Bad);
+        let open = states.filter(|state| *state != State::Good).count();
+        self.transition(
+            node,
+            match doomed.or(bad) {
+                Some(cause) => State::Skipped { cause },
+                None if open == 0 => State::Ready,
+                None => State::Waiting(open),
+            },
+        );
+    }
+
     /// The one place where a state changes.
     fn transition(&mut self, node: NodeIndex, to: State) {
         let from = std::mem::replace(&mut self.states[node], to);

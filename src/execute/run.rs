@@ -1,16 +1,18 @@
 //! The main loop: pops ready nodes, decides, hands what must run to slots, records how each ended.
 
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use super::queue::Queue;
+use super::queue::{Queue, State};
 use super::world::{Job, JobEnd, StepEnd, World};
 use super::{bases, builds, names, tests_of};
-use crate::digest::ImageId;
+use crate::digest::{ImageId, Key};
 use crate::event::{Event, NodeKind, Outcome};
-use crate::failure::{Failure, FailureClass};
+use crate::failure::{Failure, FailureClass, Retry};
 use crate::graph::{Body, NodeIndex};
 use crate::label::NodeLabel;
 use crate::plan::{Decision, Value};
@@ -25,6 +27,9 @@ pub struct RunEnd {
     pub stopped: bool,
 }
 
+/// How often a node whose files change while they are read is decided about again within a run.
+const CHANGES: u32 = 3;
+
 /// How often one node's result may be lost within a run before that is called a failure.
 const LOSSES: u32 = 2;
 
@@ -37,6 +42,18 @@ struct Loop<'a, 'w> {
     ends: BTreeMap<NodeIndex, JobEnd>,
     losses: BTreeMap<NodeIndex, u32>,
     draining: bool,
+    /// Popped nodes that are to be decided about again.
+    again: Vec<NodeIndex>,
+    /// How often that happened because a node's files changed.
+    changes: BTreeMap<NodeIndex, u32>,
+    /// The keys that jobs run under.
+    keys: BTreeMap<NodeIndex, Key>,
+    /// Popped nodes that wait for a job with the same key, whose result is theirs.
+    parked: BTreeMap<Key, Vec<NodeIndex>>,
+    /// Ends of nodes that stood on something that was put back meanwhile.
+    overtaken: BTreeMap<NodeIndex, JobEnd>,
+    /// Nodes whose steps have had their terminal events.
+    announced: BTreeSet<NodeIndex>,
 }
 
 /// Runs all nodes of the world's graph. Blocks until every node has reached its end.
@@ -55,18 +72,28 @@ pub fn run(world: &World<'_>) -> RunEnd {
         ends: BTreeMap::new(),
         losses: BTreeMap::new(),
         draining: false,
+        again: Vec::new(),
+        changes: BTreeMap::new(),
+        keys: BTreeMap::new(),
+        parked: BTreeMap::new(),
+        overtaken: BTreeMap::new(),
+        announced: BTreeSet::new(),
     };
+    let panicked: Mutex<Option<Box<dyn Any + Send>>> = Mutex::default();
     std::thread::scope(|scope| {
         let (sender, receiver) = mpsc::channel::<(NodeIndex, JobEnd)>();
         loop {
-            while state.queue.running() < world.options.jobs.max(1) && !state.stopping() {
-                let Some(at) = state.queue.pop() else { break };
-                let index = state.nodes[at];
+            while state.busy() < world.options.jobs.max(1) && !state.stopping() {
+                let Some(index) = state.next() else { break };
                 if let Some(job) = state.decide(index) {
                     let sender = sender.clone();
-                    let values = state.values;
+                    let (values, panicked) = (state.values, &panicked);
                     scope.spawn(move || {
-                        let end = perform(world, index, &job, values);
+                        // what panics must not be waited for without end
+                        let end = catch_unwind(AssertUnwindSafe(|| perform(world, index, &job, values))).unwrap_or_else(|payload| {
+                            *panicked.lock().unwrap_or_else(PoisonError::into_inner) = Some(payload);
+                            JobEnd::failed(Failure::infra("igraph failed at this step: that is a bug of igraph").retry(Retry::Never))
+                        });
                         // the receiver outlives every job
                         let _ = sender.send((index, end));
                     });
@@ -88,7 +115,11 @@ pub fn run(world: &World<'_>) -> RunEnd {
             }
         }
     });
-    state.finish()
+    let end = state.finish();
+    if let Some(payload) = panicked.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        resume_unwind(payload);
+    }
+    end
 }
 
 /// Does the work of one node, in a slot of its own.
@@ -105,6 +136,16 @@ fn perform(world: &World<'_>, index: NodeIndex, job: &Job, values: &RwLock<BTree
 }
 
 impl Loop<'_, '_> {
+    /// Jobs that run.
+    fn busy(&self) -> usize {
+        self.queue.running() - self.again.len() - self.parked.values().map(Vec::len).sum::<usize>()
+    }
+
+    /// The next node to decide about.
+    fn next(&mut self) -> Option<NodeIndex> {
+        self.again.pop().or_else(|| self.queue.pop().map(|at| self.nodes[at]))
+    }
+
     fn stopping(&self) -> bool {
         self.draining || self.world.cancel.is_cancelled()
     }
@@ -113,22 +154,38 @@ impl Loop<'_, '_> {
     fn decide(&mut self, index: NodeIndex) -> Option<Job> {
         let values = self.values;
         let lookup = |index: NodeIndex| values.read().unwrap_or_else(PoisonError::into_inner).get(&index).cloned();
-        let end = match self.world.decide(index, &lookup) {
-            Decision::Run { reasons, key, no_cache } => {
-                for (node, kind) in self.world.graph.node(index).steps().into_iter().take(1) {
-                    let needs = self.world.needs(index);
-                    self.world.emit(&Event::NodeStarted { at: self.world.clock.now(), node, kind, reasons: reasons.clone(), needs });
+        let decision = self.world.decide(index, &lookup);
+        let before = self.overtaken.remove(&index);
+        let end = match decision {
+            Err(failure) => JobEnd::failed(failure),
+            Ok(decision) => match decision {
+                Decision::Run { reasons, key, no_cache } => {
+                    if let Some((key, _)) = &key {
+                        if self.keys.values().any(|running| running == key) {
+                            self.parked.entry(*key).or_default().push(index);
+                            return None;
+                        }
+                        self.keys.insert(index, *key);
+                    }
+                    for (node, kind) in self.world.graph.node(index).steps().into_iter().take(1) {
+                        let needs = self.world.needs(index);
+                        self.world.emit(&Event::NodeStarted { at: self.world.clock.now(), node, kind, reasons: reasons.clone(), needs });
+                    }
+                    return Some(Job { reasons, key, no_cache });
                 }
-                return Some(Job { reasons, key, no_cache });
-            }
-            Decision::Fresh(value) => JobEnd::fresh(value),
-            Decision::Blocked(reason) => JobEnd::blocked(reason),
-            // what it waits for is settled, so only a config is missing: the job fetches it first
-            Decision::Maybe(_) => return Some(Job { reasons: Vec::new(), key: None, no_cache: self.world.planner.options.no_cache }),
-            Decision::Broken(problems) => {
-                let message: Vec<String> = problems.iter().map(|problem| problem.message.clone()).collect();
-                JobEnd::failed(Failure::step(message.join("; ")))
-            }
+                // it ran in this very run, and what it stood on came out the same
+                Decision::Fresh(value) => match before {
+                    Some(end) => JobEnd { value: Some(value), ..end },
+                    None => JobEnd::fresh(value),
+                },
+                Decision::Blocked(reason) => JobEnd::blocked(reason),
+                // what it waits for is settled, so only a config is missing: the job fetches it first
+                Decision::Maybe(_) => return Some(Job { reasons: Vec::new(), key: None, no_cache: self.world.planner.options.no_cache }),
+                Decision::Broken(problems) => {
+                    let message: Vec<String> = problems.iter().map(|problem| problem.message.clone()).collect();
+                    JobEnd::failed(Failure::step(message.join("; ")))
+                }
+            },
         };
         self.settle(index, end);
         None
@@ -137,6 +194,30 @@ impl Loop<'_, '_> {
     /// Takes the end of a node into queue and values.
     fn settle(&mut self, index: NodeIndex, end: JobEnd) {
         let at = self.position[&index];
+        if let Some(waiting) = self.keys.remove(&index).and_then(|key| self.parked.remove(&key)) {
+            self.again.extend(waiting);
+        }
+        if end.overtaken {
+            let changes = self.changes.entry(index).or_default();
+            *changes += 1;
+            if *changes <= CHANGES {
+                self.world.planner.forget(index);
+                self.again.push(index);
+                return;
+            }
+        }
+        if end.value.is_some() && self.queue.is_overtaken(at) {
+            self.world.planner.forget(index);
+            self.queue.put_back(at);
+            if let State::Skipped { cause } = self.queue.state(at) {
+                let end = JobEnd::skipped(self.world.graph.node(self.nodes[cause]).label());
+                self.announce(index, &end);
+                self.ends.insert(index, end);
+            } else {
+                self.overtaken.insert(index, end);
+            }
+            return;
+        }
         if let Some(lost) = end.lost {
             let losses = self.losses.entry(lost).or_default();
             *losses += 1;
@@ -159,16 +240,18 @@ impl Loop<'_, '_> {
             self.draining = true;
         }
         if !end.is_fresh() {
-            self.world.announce(index, &end);
+            self.announce(index, &end);
         }
         let good = end.value.is_some();
         let failure_causes = end.clone();
         self.ends.insert(index, end);
         for (skipped, _) in self.queue.finish(at, good) {
             let skipped = self.nodes[skipped];
-            let cause = self.world.cause(index, &failure_causes);
-            let skipped_end = JobEnd::skipped(cause);
-            self.world.announce(skipped, &skipped_end);
+            let skipped_end = match failure_causes.outcome {
+                Outcome::Cancelled => JobEnd::cancelled(),
+                _ => JobEnd::skipped(self.world.cause(index, &failure_causes)),
+            };
+            self.announce(skipped, &skipped_end);
             self.ends.insert(skipped, skipped_end);
         }
     }
@@ -187,12 +270,26 @@ impl Loop<'_, '_> {
         }
     }
 
+    /// The terminal events of a node's steps, once: what runs again because its ground vanished has had them.
+    fn announce(&mut self, index: NodeIndex, end: &JobEnd) {
+        if self.announced.insert(index) {
+            self.world.announce(index, end);
+            return;
+        }
+        let label = self.world.graph.node(index).label();
+        let how = if end.value.is_some() { "and went well" } else { "and did not go well" };
+        self.world.warn(Some(label.clone()), format!("{label} ran again, since the image it stood on had vanished, {how}"));
+    }
+
     /// Nothing new starts: all that waits ends as cancelled.
     fn stop(&mut self) {
+        for index in std::mem::take(&mut self.again) {
+            self.settle(index, JobEnd::cancelled());
+        }
         for at in self.queue.stop() {
             let index = self.nodes[at];
             let end = JobEnd::cancelled();
-            self.world.announce(index, &end);
+            self.announce(index, &end);
             self.ends.insert(index, end);
         }
     }
@@ -202,7 +299,7 @@ impl Loop<'_, '_> {
         let mut steps = Vec::new();
         for index in std::mem::take(&mut self.nodes) {
             let Some(end) = self.ends.remove(&index) else { continue };
-            if end.is_fresh() {
+            if end.is_fresh() && self.announced.insert(index) {
                 self.world.announce(index, &end);
             }
             steps.extend(self.world.graph.node(index).steps().into_iter().map(|(label, kind)| {
@@ -216,7 +313,7 @@ impl Loop<'_, '_> {
 
 impl JobEnd {
     fn simple(outcome: Outcome, value: Option<Value>) -> Self {
-        Self { outcome, value, steps: Vec::new(), reasons: Vec::new(), attempts: 0, duration_ms: 0, lost: None }
+        Self { outcome, value, steps: Vec::new(), reasons: Vec::new(), attempts: 0, duration_ms: 0, lost: None, overtaken: false }
     }
 
     /// A recorded result holds.
@@ -243,6 +340,11 @@ impl JobEnd {
     /// What it needs is nowhere to be had.
     pub(super) fn lost(node: NodeIndex) -> Self {
         Self { lost: Some(node), ..Self::simple(Outcome::Cancelled, None) }
+    }
+
+    /// Its files are no more what its key saw.
+    pub(super) fn overtaken(failure: Failure) -> Self {
+        Self { overtaken: true, ..Self::failed(failure) }
     }
 
     fn skipped(cause: NodeLabel) -> Self {

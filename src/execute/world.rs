@@ -114,6 +114,8 @@ pub struct Held {
     pub(super) presence: Presence,
     /// Layers on their way out of the engine.
     pub(super) spool: Spool,
+    /// How many attempts each step has made, so that each has a log of its own.
+    pub(super) attempts: Mutex<BTreeMap<NodeLabel, u32>>,
     /// Randomness for waits: the state of a small generator.
     chance: Mutex<u64>,
 }
@@ -121,7 +123,20 @@ pub struct Held {
 impl Held {
     /// Nothing yet; the moment makes waits differ between runs.
     pub fn new(now: crate::clock::Timestamp) -> Self {
-        Self { presence: Presence::default(), spool: Spool::default(), chance: Mutex::new(now.0.unsigned_abs()) }
+        Self {
+            presence: Presence::default(),
+            spool: Spool::default(),
+            attempts: Mutex::default(),
+            chance: Mutex::new(now.0.unsigned_abs()),
+        }
+    }
+
+    /// The number of a step's next attempt, from 1.
+    pub(super) fn next_attempt(&self, step: &NodeLabel) -> u32 {
+        let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = attempts.entry(step.clone()).or_default();
+        *number += 1;
+        *number
     }
 }
 
@@ -162,6 +177,8 @@ pub(super) struct JobEnd {
     pub duration_ms: u64,
     /// A node whose result it needs and nobody has.
     pub lost: Option<NodeIndex>,
+    /// Its files changed while they were read: it is to be decided about again, under another key.
+    pub overtaken: bool,
 }
 
 /// Looks up settled values.
@@ -231,11 +248,13 @@ impl World<'_> {
     }
 
     /// Decides about a popped node; with `--verify`, a recorded result is asked after.
-    pub(super) fn decide(&self, index: NodeIndex, values: &Lookup<'_>) -> Decision {
-        let decision = self.planner.decide(index, values);
-        match decision {
-            Decision::Fresh(value) if self.options.verify => self.verified(index, value),
-            other => other,
+    ///
+    /// # Errors
+    /// Where that can't be asked.
+    pub(super) fn decide(&self, index: NodeIndex, values: &Lookup<'_>) -> Result<Decision, Failure> {
+        match self.planner.decide(index, values) {
+            Decision::Fresh(value) if self.options.verify => self.verified(index, value, values),
+            other => Ok(other),
         }
     }
 

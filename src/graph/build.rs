@@ -1,21 +1,20 @@
 //! Builds the graph of what a selection needs: reads Dockerfiles, turns references into edges, finds cycles.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use petgraph::graph::DiGraph;
 use rayon::prelude::*;
 
 use super::node::*;
+use super::read;
+use super::walk::{self, Nodes};
 use crate::dockerfile::{self, Configs, Dockerfile, Request};
 use crate::label::{Label, Name, NodeLabel};
 use crate::pattern::Selection;
 use crate::platform::Platform;
-use crate::problem::{Place, Problem, Source};
+use crate::problem::{Problem, Source};
 use crate::reference::Reference;
 use crate::spec::{self, Catalogue, Destination};
-use crate::stamp::Stamp;
 
 /// How far the graph goes above the images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,7 +46,7 @@ pub struct GraphOptions<'a> {
 
 /// The nodes that a selection needs, and what each needs: edges go from a node to what it depends on.
 pub struct Graph<'c> {
-    nodes: DiGraph<Node<'c>, (), u32>,
+    nodes: Nodes<'c>,
     order: Vec<NodeIndex>,
     by_owner: HashMap<NodeLabel, NodeIndex>,
     selected: BTreeSet<Label>,
@@ -69,8 +68,9 @@ impl<'c> Graph<'c> {
             selection: selected,
             options,
             configs,
-            nodes: DiGraph::default(),
+            nodes: Nodes::default(),
             by_owner: HashMap::new(),
+            bases: HashMap::new(),
             problems: Vec::new(),
             test_files: Mutex::default(),
         }
@@ -116,6 +116,19 @@ impl<'c> Graph<'c> {
         self.by_owner.get(owner).copied()
     }
 
+    /// Stand-ins that stand for nothing here.
+    pub fn unused_stand_ins<'s>(&self, stand_ins: &'s StandIns) -> Vec<&'s Reference> {
+        let stands = |reference: &Reference, stand_in: &StandIn| {
+            self.nodes.node_weights().any(|node| match &node.body {
+                Body::Base(BaseNode { source: BaseSource::StandIn(used), entry }) if used == stand_in => {
+                    entry.is_some() || node.owner == NodeLabel::Outside(reference.clone())
+                }
+                _ => false,
+            })
+        };
+        stand_ins.iter().filter(|(reference, stand_in)| !stands(reference, stand_in)).map(|(reference, _)| reference).collect()
+    }
+
     /// Whether the image itself was selected, and not only needed.
     pub fn is_selected(&self, label: &Label) -> bool {
         self.selected.contains(label)
@@ -133,15 +146,29 @@ struct Builder<'c, 'a> {
     selection: &'a Selection,
     options: &'a GraphOptions<'a>,
     configs: &'a dyn KnownConfigs,
-    nodes: DiGraph<Node<'c>, (), u32>,
+    nodes: Nodes<'c>,
     by_owner: HashMap<NodeLabel, NodeIndex>,
+    /// A base is another node for each platform it is wanted for.
+    bases: HashMap<(NodeLabel, Platform), NodeIndex>,
     problems: Vec<Problem>,
     /// Test Dockerfiles by their rule: many images share one.
     test_files: Mutex<BTreeMap<Label, DockerfileRead>>,
 }
 
-/// What a Dockerfile refers to: expanded text, whose it is, and where it stands.
-type References = Vec<(String, Target, std::ops::Range<usize>)>;
+/// What a Dockerfile refers to, each text once.
+type References = Vec<Used>;
+
+/// A reference of a Dockerfile.
+struct Used {
+    /// Expanded.
+    text: String,
+    /// Whose it is.
+    target: Target,
+    /// For which platform.
+    platform: Platform,
+    /// Where it stands.
+    span: std::ops::Range<usize>,
+}
 
 /// An image whose Dockerfile is read, with its tests.
 struct Read<'c> {
@@ -195,7 +222,7 @@ impl<'c> Builder<'c, '_> {
             return Err(self.problems);
         }
         self.check_steps(&images)?;
-        let order = topological(&self.nodes);
+        let order = walk::topological(&self.nodes);
         Ok(Graph { nodes: self.nodes, order, by_owner: self.by_owner, selected })
     }
 
@@ -211,8 +238,8 @@ impl<'c> Builder<'c, '_> {
                 match read {
                     Ok(read) => {
                         let tested = read.tests.iter().flat_map(|test| &test.references);
-                        for (_, target, _) in read.references.iter().chain(tested) {
-                            if let Target::Entry(parent) = target
+                        for used in read.references.iter().chain(tested) {
+                            if let Target::Entry(parent) = &used.target
                                 && self.catalogue.images.contains_key(parent)
                                 && seen.insert(parent.clone())
                             {
@@ -233,9 +260,11 @@ impl<'c> Builder<'c, '_> {
         let Some(image) = self.catalogue.images.get(label) else {
             return Err(vec![Problem::new(format!("{label} is no image"))]);
         };
-        let dockerfile = read_dockerfile(&self.catalogue.root, &image.dockerfile, &image.origin.field("dockerfile"), dockerfile::parse)?;
+        let dockerfile = read::dockerfile(&self.catalogue.root, &image.dockerfile, &image.origin.field("dockerfile"), dockerfile::parse)?;
         let platform = &image.platform;
-        let references = self.references(&dockerfile.parsed, image.target.as_deref(), &crate::keys::image_arguments(image), platform)?;
+        let args = crate::keys::image_arguments(image);
+        let request = Request { target: image.target.as_deref(), args: &args, platform, build_platform: self.options.platform };
+        let references = self.references(&dockerfile.parsed, &request, None)?;
         let mut tests = Vec::new();
         if self.options.depth >= Depth::Test {
             for test in &image.tests {
@@ -256,43 +285,47 @@ impl<'c> Builder<'c, '_> {
         let dockerfile = match known {
             Some(read) => read,
             None => {
-                let read = read_dockerfile(&self.catalogue.root, dockerfile, &spec.origin.field("dockerfile"), dockerfile::parse_test)?;
+                let read = read::dockerfile(&self.catalogue.root, dockerfile, &spec.origin.field("dockerfile"), dockerfile::parse_test)?;
                 self.test_files.lock().unwrap_or_else(PoisonError::into_inner).insert(label.clone(), read.clone());
                 read
             }
         };
         let args = crate::keys::test_arguments(spec, image_label, image);
-        let references = self.references(&dockerfile.parsed, None, &args, &image.platform)?;
+        let request = Request { target: None, args: &args, platform: &image.platform, build_platform: self.options.platform };
+        let references = self.references(&dockerfile.parsed, &request, Some(image_label))?;
         Ok(TestRead { name: label.name.clone(), spec, dockerfile: Some(dockerfile), references })
     }
 
-    fn references(
-        &self,
-        dockerfile: &Dockerfile,
-        target: Option<&str>,
-        args: &BTreeMap<String, String>,
-        platform: &Platform,
-    ) -> Result<References, Vec<Problem>> {
-        let configs = ByText { builder: self, platform };
-        let request = Request { target, args, platform, build_platform: self.options.platform };
-        let resolved = dockerfile.resolve(&request, &configs)?;
+    /// What the needed stages refer to; in the Dockerfile of a test, with the image that it tests.
+    fn references(&self, dockerfile: &Dockerfile, request: &Request<'_>, subject: Option<&Label>) -> Result<References, Vec<Problem>> {
+        let configs = ByText { builder: self, platform: request.platform, subject };
+        let resolved = dockerfile.resolve(request, &configs)?;
         let mut found = References::new();
         let mut problems = Vec::new();
         for reference in &resolved.references {
-            if found.iter().any(|(text, ..)| *text == reference.text) {
-                continue;
-            }
-            match self.target(&reference.text) {
-                Ok(target) => found.push((reference.text.clone(), target, reference.span.clone())),
-                Err(problem) => problems.push(problem.at(dockerfile.source(), reference.span.clone())),
+            let platform = reference.platform.as_ref().unwrap_or(request.platform);
+            match found.iter().find(|used| used.text == reference.text) {
+                Some(used) if used.platform == *platform => {}
+                Some(used) => problems.push(
+                    Problem::new(format!("`{}` is used for two platforms, {} and {platform}", reference.text, used.platform))
+                        .at(dockerfile.source(), reference.span.clone())
+                        .hint("write one of them in another way, like docker.io/library/debian:jessie for debian:jessie"),
+                ),
+                None => match self.target(&reference.text, subject.is_some()) {
+                    Ok(target) => {
+                        let (text, span) = (reference.text.clone(), reference.span.clone());
+                        found.push(Used { text, target, platform: platform.clone(), span });
+                    }
+                    Err(problem) => problems.push(problem.at(dockerfile.source(), reference.span.clone())),
+                },
             }
         }
         if problems.is_empty() { Ok(found) } else { Err(problems) }
     }
 
     /// Whose reference is it? (DESIGN §2)
-    fn target(&self, text: &str) -> Result<Target, Problem> {
-        if text == SUBJECT {
+    fn target(&self, text: &str, in_test: bool) -> Result<Target, Problem> {
+        if in_test && text == SUBJECT {
             return Ok(Target::Subject);
         }
         let reference: Reference = text.parse().map_err(|error: crate::reference::ParseReferenceError| Problem::new(error.to_string()))?;
@@ -316,19 +349,19 @@ impl<'c> Builder<'c, '_> {
             self.by_owner.insert(owner, index);
         }
         for read in images.values() {
-            for (_, target, _) in &read.references {
-                self.add_base(target);
+            for used in &read.references {
+                self.add_base(used);
             }
         }
     }
 
-    /// The node of a target, added when it is a base that is not there yet.
-    fn add_base(&mut self, target: &Target) -> Option<NodeIndex> {
-        let owner = target.owner()?;
-        if let Some(index) = self.by_owner.get(&owner) {
+    /// The node of a reference's target, added when it is a base that is not there yet.
+    fn add_base(&mut self, used: &Used) -> Option<NodeIndex> {
+        let owner = used.target.owner()?;
+        if let Some(index) = self.by_owner.get(&owner).filter(|index| matches!(self.nodes[**index].body, Body::Image(_))) {
             return Some(*index);
         }
-        let (entry, source) = match target {
+        let (entry, source) = match &used.target {
             Target::Outside(reference) => (None, BaseSource::Registry(reference.clone())),
             Target::Entry(label) => {
                 let entry = self.catalogue.bases.get(label)?;
@@ -346,9 +379,18 @@ impl<'c> Builder<'c, '_> {
         }
         let stand_in = stood_for.iter().find_map(|reference| self.options.stand_ins.get(*reference));
         let source = stand_in.map_or(source, |stand_in| BaseSource::StandIn(stand_in.clone()));
-        let platform = entry.map_or(self.options.platform, |entry| &entry.platform).clone();
+        // what is made or lies here is for one platform; of what has several, the one that is wanted
+        let fixed = entry.filter(|entry| {
+            entry.origin.has("platform") || matches!(entry.from, spec::BaseFrom::Command { .. } | spec::BaseFrom::Rootfs(_))
+        });
+        let platform = fixed.map_or(&used.platform, |entry| &entry.platform).clone();
+        let known = (owner.clone(), platform.clone());
+        if let Some(index) = self.bases.get(&known) {
+            return Some(*index);
+        }
         let index = self.nodes.add_node(Node { owner: owner.clone(), platform, body: Body::Base(BaseNode { source, entry }) });
-        self.by_owner.insert(owner, index);
+        self.bases.insert(known, index);
+        self.by_owner.entry(owner).or_insert(index);
         Some(index)
     }
 
@@ -364,8 +406,9 @@ impl<'c> Builder<'c, '_> {
 
     fn link(&mut self, from: NodeIndex, source: &Arc<Source>, references: &References) -> BTreeMap<String, NodeIndex> {
         let mut parents = BTreeMap::new();
-        for (text, target, span) in references {
-            match (self.add_base(target), target) {
+        for used in references {
+            let Used { text, target, span, .. } = used;
+            match (self.add_base(used), target) {
                 (Some(to), _) => {
                     self.nodes.update_edge(from, to, ());
                     parents.insert(text.clone(), to);
@@ -388,44 +431,20 @@ impl<'c> Builder<'c, '_> {
             }
             let inside: BTreeSet<NodeIndex> = component.iter().copied().collect();
             let Some(start) = component.iter().copied().min_by_key(|index| self.nodes[*index].owner.clone()) else { continue };
-            let path = self.shortest_cycle(start, &inside);
+            let path = walk::shortest_cycle(&self.nodes, start, &inside);
             let names: Vec<String> = path.iter().chain(path.first()).map(|index| self.nodes[*index].owner.to_string()).collect();
             let mut problem = Problem::new(format!("these images need each other: {}", names.join(" → ")));
             for (position, index) in path.iter().enumerate() {
                 let next = &self.nodes[path[(position + 1) % path.len()]].owner;
                 let read = self.nodes[*index].owner.entry().and_then(|label| images.get(label));
-                if let Some((read, (_, _, span))) = read.and_then(|read| {
-                    read.references.iter().find(|(_, target, _)| target.owner().as_ref() == Some(next)).map(|found| (read, found))
+                if let Some((read, used)) = read.and_then(|read| {
+                    read.references.iter().find(|used| used.target.owner().as_ref() == Some(next)).map(|found| (read, found))
                 }) {
-                    problem = problem.at_with(read.dockerfile.parsed.source(), span.clone(), format!("this is {next}"));
+                    problem = problem.at_with(read.dockerfile.parsed.source(), used.span.clone(), format!("this is {next}"));
                 }
             }
             self.problems.push(problem.hint("one of them must start from another image"));
         }
-    }
-
-    fn shortest_cycle(&self, start: NodeIndex, inside: &BTreeSet<NodeIndex>) -> Vec<NodeIndex> {
-        let mut came_from: HashMap<NodeIndex, NodeIndex> = HashMap::new();
-        let mut queue = std::collections::VecDeque::from([start]);
-        while let Some(at) = queue.pop_front() {
-            let mut next: Vec<NodeIndex> = self.nodes.neighbors(at).filter(|index| inside.contains(index)).collect();
-            next.sort_by_key(|index| self.nodes[*index].owner.clone());
-            for to in next {
-                if to == start {
-                    let mut path = vec![at];
-                    while let Some(before) = came_from.get(path.last().unwrap_or(&at)) {
-                        path.push(*before);
-                    }
-                    path.reverse();
-                    return path;
-                }
-                if to != start && !came_from.contains_key(&to) {
-                    came_from.insert(to, at);
-                    queue.push_back(to);
-                }
-            }
-        }
-        vec![start]
     }
 
     fn add_tests(&mut self, images: &BTreeMap<Label, Read<'c>>) {
@@ -463,8 +482,13 @@ impl<'c> Builder<'c, '_> {
         (!self.selection.labels.contains(label) && steps.peek().is_some()).then_some(steps)
     }
 
-    /// All tests of an image, but where single ones were asked for; for a name every test counts.
+    /// All tests of an image, but where single ones were asked for; for a name every test counts, of its image and of what that
+    /// stands on.
     fn wants_test(&self, label: &Label, test: &Name) -> bool {
+        let named = |step: &NodeLabel| matches!(step, NodeLabel::Tag(..) | NodeLabel::Push(..));
+        if self.options.depth >= Depth::Tag && (!self.selection.labels.is_empty() || self.selection.steps.iter().any(named)) {
+            return true;
+        }
         self.steps_of(label).is_none_or(|mut steps| {
             steps.any(|step| match step {
                 NodeLabel::Test(_, wanted) => wanted == test,
@@ -506,7 +530,7 @@ impl<'c> Builder<'c, '_> {
     /// A gate for every image, then the names of the selected ones.
     fn add_gates_and_names(&mut self, images: &BTreeMap<Label, Read<'c>>, selected: &BTreeSet<Label>) {
         let mut gates: HashMap<NodeIndex, NodeIndex> = HashMap::new();
-        for image in topological(&self.nodes) {
+        for image in walk::topological(&self.nodes) {
             let Body::Image(body) = &self.nodes[image].body else { continue };
             let parents: BTreeSet<NodeIndex> = body.parents.values().filter_map(|parent| gates.get(parent).copied()).collect();
             let mut tests: Vec<NodeIndex> = self
@@ -571,46 +595,21 @@ pub const SUBJECT: &str = "subject";
 struct ByText<'a> {
     builder: &'a Builder<'a, 'a>,
     platform: &'a Platform,
+    /// In the Dockerfile of a test, what it tests.
+    subject: Option<&'a Label>,
 }
 
 impl Configs for ByText<'_> {
     fn config(&self, reference: &str) -> Option<Arc<crate::image::ImageConfig>> {
-        let owner = self.builder.target(reference).ok()?.owner()?;
+        let owner = match self.builder.target(reference, self.subject.is_some()).ok()? {
+            Target::Subject => NodeLabel::Entry(self.subject?.clone()),
+            Target::Outside(reference) => NodeLabel::Outside(reference),
+            // what comes from a registry is known by its reference there
+            Target::Entry(label) => match self.builder.catalogue.bases.get(&label).map(|entry| &entry.from) {
+                Some(spec::BaseFrom::Registry(reference)) => NodeLabel::Outside(reference.clone()),
+                _ => NodeLabel::Entry(label),
+            },
+        };
         self.builder.configs.known(&owner, self.platform)
     }
-}
-
-fn topological(nodes: &DiGraph<Node<'_>, (), u32>) -> Vec<NodeIndex> {
-    // petgraph sorts dependants first, since edges go to dependencies
-    let mut order = petgraph::algo::toposort(nodes, None).unwrap_or_default();
-    order.reverse();
-    order
-}
-
-fn read_dockerfile(
-    root: &Path,
-    path: &str,
-    place: &Place,
-    parse: fn(&Arc<Source>) -> Result<Dockerfile, Vec<Problem>>,
-) -> Result<DockerfileRead, Vec<Problem>> {
-    let full = root.join(path);
-    let fail = |error: &std::io::Error| {
-        let message = match error.kind() {
-            std::io::ErrorKind::NotFound => format!("there is no file `{path}`"),
-            _ => format!("`{path}` can't be read: {error}"),
-        };
-        vec![Problem { message, places: vec![place.clone()], hint: None }]
-    };
-    let metadata = std::fs::metadata(&full).map_err(|error| fail(&error))?;
-    let bytes = std::fs::read(&full).map_err(|error| fail(&error))?;
-    let text = String::from_utf8(bytes).map_err(|error| {
-        vec![Problem {
-            message: format!("`{path}` is not UTF-8 at byte {}", error.utf8_error().valid_up_to()),
-            places: vec![place.clone()],
-            hint: None,
-        }]
-    })?;
-    let source = Arc::new(Source { path: path.to_owned(), text });
-    let parsed = parse(&source)?;
-    Ok(DockerfileRead { path: path.to_owned(), stamp: Stamp::of(&metadata), parsed: Arc::new(parsed) })
 }

@@ -8,10 +8,11 @@
 //! | `context` | image, test | why the whole context counts |
 //! | `arg N` | image, test | value of a declared build arg |
 //! | `platform` `target` `network` `epoch` | image, test | the setting |
-//! | `secret I`, `ssh I` | image | that it may be mounted, never its value |
-//! | `base R` | image, test | manifest digest, or image id of a local base |
+//! | `secret I`, `ssh I` | image | whether it is given, never its value |
+//! | `base R`, `base R for P` | image, test | manifest digest, or image id of a local base; for another platform than the node's |
 //! | `parent L` | image, test | image id |
 //! | `command N`, `env N` | test, base | what is run |
+//! | `folder` | base | where its command runs, relative to the workspace |
 //! | `subject` | test | image id |
 //! | `name`, `image`, `test L`, `untested` | tag, push | what the name needs |
 
@@ -90,6 +91,7 @@ impl Keys<'_> {
         let request = Request { target: spec.target.as_deref(), args: &args, platform, build_platform: self.build_platform };
         let resolved = resolve(&node.dockerfile.parsed, &request, configs)?;
         let mut own = self.dockerfile(&node.dockerfile.parsed, &node.dockerfile.path, resolved, &spec.context, spec.network, platform)?;
+        own.components.extend(mounts(&node.dockerfile.parsed, own.resolved.as_deref(), spec)?);
         own.inputs.watched.push((node.dockerfile.path.clone(), Some(node.dockerfile.stamp)));
         if let Some(target) = &spec.target {
             own.components.push(Component::new("target", &**target));
@@ -112,6 +114,7 @@ impl Keys<'_> {
                 let args = test_arguments(node.spec, &node.image_label, node.image);
                 let request = Request { target: None, args: &args, platform, build_platform: self.build_platform };
                 let resolved = resolve(&read.parsed, &request, configs)?;
+                refuse_secrets(&read.parsed, &resolved)?;
                 let mut own = self.dockerfile(&read.parsed, &read.path, resolved, context, node.spec.network, platform)?;
                 own.inputs.watched.push((read.path.clone(), Some(read.stamp)));
                 Ok(own)
@@ -146,6 +149,7 @@ impl Keys<'_> {
                     let files = inputs::globs(self.root, globs, &entry.origin.field("inputs"), self.digests)?;
                     let mut parts = vec![
                         platform_part,
+                        Component::new("folder", command_folder(entry)),
                         Component::new("epoch", self.epoch.to_string()),
                         Component::new("command", format!("{argv:?}")),
                     ];
@@ -196,16 +200,11 @@ impl Keys<'_> {
         components.extend(resolved.args.iter().map(|(name, value)| {
             Component::new(format!("arg {name}"), value.as_deref().map_or("(unset)".to_owned(), |value| format!("={value}")))
         }));
-        components.extend(resolved.secrets.iter().map(|secret| Component::new(format!("secret {}", secret.id), "mounted")));
-        components.extend(resolved.ssh.iter().map(|agent| Component::new(format!("ssh {}", agent.id), "mounted")));
         if let Some(reason) = &resolved.context.whole {
             components.push(Component::new("context", reason));
         }
         let files = inputs::context(self.root, context, Some(path), &resolved.context, self.digests)?;
         components.extend(inputs::components("file", &files.context));
-        // a secret or ssh id may be mounted by several steps, and counts once
-        components.sort();
-        components.dedup();
         Ok(Own { components, inputs: files, resolved: Some(Arc::new(resolved)) })
     }
 }
@@ -213,6 +212,40 @@ impl Keys<'_> {
 fn resolve(dockerfile: &Dockerfile, request: &Request<'_>, configs: &dyn Configs) -> Result<Resolved, KeyError> {
     let resolved = dockerfile.resolve(request, configs)?;
     if resolved.configs_needed.is_empty() { Ok(resolved) } else { Err(KeyError::ConfigUnknown(resolved.configs_needed)) }
+}
+
+/// Which secrets and agents an image mounts, and whether its entry gives them: an optional one that is not given is another build.
+fn mounts(dockerfile: &Dockerfile, resolved: Option<&Resolved>, spec: &spec::Image) -> Result<Vec<Component>, Vec<Problem>> {
+    let Some(resolved) = resolved else { return Ok(Vec::new()) };
+    let secrets = resolved.secrets.iter().map(|secret| ("secret", &secret.id, secret.required, &secret.span, &spec.secrets));
+    let agents = resolved.ssh.iter().map(|agent| ("ssh", &agent.id, agent.required, &agent.span, &spec.ssh));
+    let (mut parts, mut problems) = (Vec::new(), Vec::new());
+    for (kind, id, required, span, given) in secrets.chain(agents) {
+        let is_given = given.contains_key(id.as_str());
+        if required && !is_given {
+            let (what, field) = if kind == "ssh" { ("ssh agent", "ssh") } else { ("secret", "secrets") };
+            let problem = Problem::new(format!("the {what} `{id}` is required, and the image has none of that name"));
+            problems.push(problem.at(dockerfile.source(), span.clone()).hint(format!("give it in `{field}` of the image")));
+        }
+        parts.push(Component::new(format!("{kind} {id}"), if is_given { "given" } else { "not given" }));
+    }
+    if problems.is_empty() { Ok(parts) } else { Err(problems) }
+}
+
+/// Tests are given neither secrets nor agents.
+fn refuse_secrets(dockerfile: &Dockerfile, resolved: &Resolved) -> Result<(), Vec<Problem>> {
+    let secrets = resolved.secrets.iter().filter(|secret| secret.required).map(|secret| (&secret.id, &secret.span));
+    let agents = resolved.ssh.iter().filter(|agent| agent.required).map(|agent| (&agent.id, &agent.span));
+    let problems: Vec<Problem> = secrets
+        .chain(agents)
+        .map(|(id, span)| Problem::new(format!("`{id}` is required, and tests are given no secrets")).at(dockerfile.source(), span.clone()))
+        .collect();
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
+}
+
+/// Where the command of a base runs: its package's folder, relative to the workspace root.
+pub fn command_folder(entry: &spec::Base) -> &str {
+    entry.origin.source().path.rsplit_once('/').map_or("", |(folder, _)| folder)
 }
 
 /// The argv of each command of a `run` or `exec` test.
@@ -275,9 +308,10 @@ pub fn names_components<'a>(
     parts
 }
 
-/// Components of what a node gets from the nodes it depends on.
-pub fn dependency(owner: &NodeLabel, is_base: bool, value: &str) -> Component {
-    Component::new(format!("{} {owner}", if is_base { "base" } else { "parent" }), value)
+/// Components of what a node gets from the nodes it depends on; `other` is a base's platform where that is not the node's own.
+pub fn dependency(owner: &NodeLabel, is_base: bool, other: Option<&Platform>, value: &str) -> Component {
+    let other = other.map(|platform| format!(" for {platform}")).unwrap_or_default();
+    Component::new(format!("{} {owner}{other}", if is_base { "base" } else { "parent" }), value)
 }
 
 /// All that the answers relied on, of many nodes.

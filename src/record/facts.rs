@@ -148,6 +148,10 @@ pub(crate) fn write_facts(connection: &Connection, facts: &Facts) -> rusqlite::R
                 name.at.0,
             ])?;
     }
+    // what someone else left at a name is history once it is written anew
+    for name in facts.names.iter().filter(|name| name.scope == NameScope::Registry) {
+        connection.prepare_cached("DELETE FROM foreign_moves WHERE name = ?1")?.execute([name.name.to_string()])?;
+    }
     for location in &facts.locations {
         connection
             .prepare_cached("INSERT OR IGNORE INTO locations (image, host, repository, manifest) VALUES (?1, ?2, ?3, ?4)")?

@@ -54,7 +54,8 @@ pub enum JournalStep {
         /// Which.
         name: Reference,
     },
-    /// The group is through: all names written, or left as they were.
+    /// The group is through: all names written, or left as they were. What an earlier group, cut short, had to do with them is over
+    /// too.
     Close {
         /// Which.
         group: JournalId,
@@ -71,8 +72,10 @@ pub(crate) fn write_steps(connection: &Connection, steps: &[JournalStep]) -> rus
                     .execute(params![group.0, name.to_string()])?;
             }
             JournalStep::Close { group } => {
-                connection.prepare_cached("DELETE FROM journal_names WHERE journal = ?1")?.execute([group.0])?;
-                connection.prepare_cached("DELETE FROM journal WHERE id = ?1")?.execute([group.0])?;
+                let names = "DELETE FROM journal_names WHERE name IN (SELECT name FROM journal_names WHERE journal = ?1)";
+                connection.prepare_cached(names)?.execute([group.0])?;
+                let groups = "DELETE FROM journal WHERE id = ?1 OR (id < ?1 AND id NOT IN (SELECT journal FROM journal_names))";
+                connection.prepare_cached(groups)?.execute([group.0])?;
             }
         }
     }
@@ -189,7 +192,14 @@ mod tests {
         let state = world.state();
         group.names[0].written = true;
         assert_eq!(state.journal().unwrap(), [(id, group)]);
-        state.journal_apply(&[JournalStep::Close { group: id }]).unwrap();
+        // the next run takes over one name of the group that a kill cut short, then the other
+        let mut rest = group.clone();
+        let first = state.journal_open(&JournalGroup { names: vec![group.names.remove(0)], ..group.clone() }).unwrap();
+        rest.names.remove(0);
+        state.journal_apply(&[JournalStep::Close { group: first }]).unwrap();
+        assert_eq!(state.journal().unwrap(), [(id, rest)]);
+        let second = state.journal_open(&group).unwrap();
+        state.journal_apply(&[JournalStep::Close { group: second }]).unwrap();
         assert_eq!(state.journal().unwrap(), []);
     }
 }

@@ -10,7 +10,7 @@ use crate::label::NodeLabel;
 use crate::platform::Platform;
 use crate::record::error::RecordError;
 use crate::record::facts::NameScope;
-use crate::record::state::{State, bytes32};
+use crate::record::state::{State, bytes32, parsed};
 use crate::reference::Reference;
 
 /// Keeps exact bytes by their digest.
@@ -73,6 +73,16 @@ impl State {
                 .prepare_cached("INSERT OR REPLACE INTO foreign_moves (name, manifest) VALUES (?1, ?2)")?
                 .execute(params![name.to_string(), found.as_bytes()])
                 .map(drop)
+        })
+    }
+
+    /// Names at which something of someone else's was found, and which have not been written since.
+    ///
+    /// # Errors
+    /// Of the database.
+    pub fn foreign_names(&self) -> Result<Vec<Reference>, RecordError> {
+        self.read(|connection| {
+            connection.prepare_cached("SELECT DISTINCT name FROM foreign_moves")?.query_map([], |row| parsed(row, 0))?.collect()
         })
     }
 

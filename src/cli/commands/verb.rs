@@ -52,6 +52,9 @@ pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>)
         context.printer.warn("no test applies to what the patterns match");
         return Ok(Exit::NoTests);
     }
+    for reference in graph.unused_stand_ins(&stand_ins) {
+        context.printer.warn(&format!("nothing here starts from {}, so --base changes nothing", reference.familiar()));
+    }
     let keys = Keys {
         root: bench.root(),
         digests: &digests,
@@ -84,7 +87,7 @@ pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>)
             reporting::tell_fresh(&args.output, context, clock, began, fresh_steps(&graph, &plan))?;
         }
         // closing the records may write, and only what is settled is kept
-        let kept = witness.map(|witness| (witness, planner, plan));
+        let kept = witness.filter(|_| selection.warnings.is_empty()).map(|witness| (witness, planner, plan));
         drop(writer);
         if let Some((witness, planner, plan)) = kept {
             witness.keep(&line, &bench, &planner, &plan);
