@@ -191,7 +191,7 @@ mod tests {
         drop(state);
         let state = world.state();
         group.names[0].written = true;
-        assert_eq!(state.journal().unwrap(), [(id, group)]);
+        assert_eq!(state.journal().unwrap(), [(id, group.clone())]);
         // the next run takes over one name of the group that a kill cut short, then the other
         let mut rest = group.clone();
         let first = state.journal_open(&JournalGroup { names: vec![group.names.remove(0)], ..group.clone() }).unwrap();

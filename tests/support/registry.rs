@@ -189,6 +189,11 @@ impl Registry {
         digest
     }
 
+    /// Forgets a manifest under one name or digest.
+    pub fn remove_manifest(&self, repository: &str, name: &str) {
+        self.store().manifests.remove(&(repository.into(), name.into()));
+    }
+
     /// What a name points at.
     pub fn named(&self, repository: &str, name: &str) -> Option<Digest> {
         self.store().manifests.get(&(repository.into(), name.into())).map(|(_, bytes)| Digest::of(bytes))
