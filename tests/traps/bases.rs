@@ -261,7 +261,7 @@ fn a_base_command_counts_with_its_folder_and_sees_nothing_else() {
     };
     let make = |word: &str| {
         format!(
-            "#!/bin/sh\nset -eu\ncd $TMPDIR\nprintf {word} > file\nenv | grep -c CARGO > count || true\ntar --sort=name --mtime=@0 --owner=0 --group=0 -cf $1 file count\n"
+            "#!/bin/sh\nset -eu\ncd \"$TMPDIR\"\nprintf {word} > file\nenv | grep -c CARGO > count || true\ntar --sort=name --mtime=@0 --owner=0 --group=0 -cf \"$1\" file count\n"
         )
     };
     for name in ["a", "b"] {

@@ -20,7 +20,7 @@ use igraph::lock::LockFile;
 use igraph::pattern::{self, Here, Pattern, Selection, Visibility};
 use igraph::plan::{Decision, Planner, PlannerOptions, Records, Value};
 use igraph::platform::Platform;
-use igraph::record::{Facts, State, StateFolder};
+use igraph::record::{State, StateFolder};
 use igraph::registry::{Client, ClientConfig, NoCredentials, Proxies, image_manifest};
 use igraph::spec::{self, Catalogue, Destination};
 
@@ -53,6 +53,8 @@ pub struct House {
 
 /// What a run came to.
 pub struct Ran {
+    /// Its id.
+    pub run: String,
     pub end: RunEnd,
     pub events: Vec<Event>,
     pub calls: Vec<Call>,
@@ -290,20 +292,16 @@ impl House {
                 },
                 held: Held::new(Timestamp(7)),
             };
-            execute::run(&world)
+            let end = execute::run(&world);
+            (run, end)
         });
-        let end = end.unwrap_or_else(|problems| panic!("{problems:?}"));
-        Ran { end, events: listener.events.into_inner().unwrap(), calls: self.engine.calls() }
+        let (run, end) = end.unwrap_or_else(|problems| panic!("{problems:?}"));
+        Ran { run, end, events: listener.events.into_inner().unwrap(), calls: self.engine.calls() }
     }
 
     /// The manifest that a name of the registry points at.
     pub fn named(&self, repository: &str, tag: &str) -> Option<Digest> {
         self.registry.named(repository, tag)
-    }
-
-    /// Forgets configs, as a record from elsewhere might.
-    pub fn learn(&self, facts: &Facts) {
-        self.state().learn(facts).unwrap();
     }
 
     pub fn path(&self, path: &str) -> PathBuf {
