@@ -206,14 +206,14 @@ impl Loop<'_, '_> {
                 return;
             }
         }
-        if end.value.is_some() && self.queue.is_overtaken(at) {
+        if (end.value.is_some() || end.lost.is_some()) && self.queue.is_overtaken(at) {
             self.world.planner.forget(index);
             self.queue.put_back(at);
             if let State::Skipped { cause } = self.queue.state(at) {
                 let end = JobEnd::skipped(self.world.graph.node(self.nodes[cause]).label());
                 self.announce(index, &end);
                 self.ends.insert(index, end);
-            } else {
+            } else if end.value.is_some() {
                 self.overtaken.insert(index, end);
             }
             return;

@@ -1,14 +1,11 @@
 //! Builds the graph of what a selection needs: reads Dockerfiles, turns references into edges, finds cycles.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
-
-use rayon::prelude::*;
+use std::sync::{Arc, Mutex};
 
 use super::node::*;
-use super::read;
+use super::read::{Read, References, Target, Used};
 use super::walk::{self, Nodes};
-use crate::dockerfile::{self, Configs, Dockerfile, Request};
 use crate::label::{Label, Name, NodeLabel};
 use crate::pattern::Selection;
 use crate::platform::Platform;
@@ -141,65 +138,18 @@ pub trait KnownConfigs: Sync {
     fn known(&self, owner: &NodeLabel, platform: &Platform) -> Option<Arc<crate::image::ImageConfig>>;
 }
 
-struct Builder<'c, 'a> {
-    catalogue: &'c Catalogue,
-    selection: &'a Selection,
-    options: &'a GraphOptions<'a>,
-    configs: &'a dyn KnownConfigs,
-    nodes: Nodes<'c>,
-    by_owner: HashMap<NodeLabel, NodeIndex>,
+pub(super) struct Builder<'c, 'a> {
+    pub(super) catalogue: &'c Catalogue,
+    pub(super) selection: &'a Selection,
+    pub(super) options: &'a GraphOptions<'a>,
+    pub(super) configs: &'a dyn KnownConfigs,
+    pub(super) nodes: Nodes<'c>,
+    pub(super) by_owner: HashMap<NodeLabel, NodeIndex>,
     /// A base is another node for each platform it is wanted for.
-    bases: HashMap<(NodeLabel, Platform), NodeIndex>,
-    problems: Vec<Problem>,
+    pub(super) bases: HashMap<(NodeLabel, Platform), NodeIndex>,
+    pub(super) problems: Vec<Problem>,
     /// Test Dockerfiles by their rule: many images share one.
-    test_files: Mutex<BTreeMap<Label, DockerfileRead>>,
-}
-
-/// What a Dockerfile refers to, each text once.
-type References = Vec<Used>;
-
-/// A reference of a Dockerfile.
-struct Used {
-    /// Expanded.
-    text: String,
-    /// Whose it is.
-    target: Target,
-    /// For which platform.
-    platform: Platform,
-    /// Where it stands.
-    span: std::ops::Range<usize>,
-}
-
-/// An image whose Dockerfile is read, with its tests.
-struct Read<'c> {
-    dockerfile: DockerfileRead,
-    references: References,
-    tests: Vec<TestRead<'c>>,
-}
-
-/// A test as it applies to one image.
-struct TestRead<'c> {
-    name: Name,
-    spec: &'c spec::Test,
-    dockerfile: Option<DockerfileRead>,
-    references: References,
-}
-
-#[derive(Clone, PartialEq, Eq)]
-enum Target {
-    Entry(Label),
-    Outside(Reference),
-    Subject,
-}
-
-impl Target {
-    fn owner(&self) -> Option<NodeLabel> {
-        match self {
-            Self::Entry(label) => Some(NodeLabel::Entry(label.clone())),
-            Self::Outside(reference) => Some(NodeLabel::Outside(reference.clone())),
-            Self::Subject => None,
-        }
-    }
+    pub(super) test_files: Mutex<BTreeMap<Label, DockerfileRead>>,
 }
 
 impl<'c> Builder<'c, '_> {
@@ -224,115 +174,6 @@ impl<'c> Builder<'c, '_> {
         self.check_steps(&images)?;
         let order = walk::topological(&self.nodes);
         Ok(Graph { nodes: self.nodes, order, by_owner: self.by_owner, selected })
-    }
-
-    /// Reads the Dockerfiles of the selected images and, wave by wave, of the images those refer to.
-    fn read_images(&mut self, selected: &BTreeSet<Label>) -> BTreeMap<Label, Read<'c>> {
-        let mut images: BTreeMap<Label, Read<'c>> = BTreeMap::new();
-        let mut wave: Vec<Label> = selected.iter().cloned().collect();
-        let mut seen: BTreeSet<Label> = selected.clone();
-        while !wave.is_empty() {
-            let read: Vec<_> = wave.par_iter().map(|label| self.read_image(label)).collect();
-            let mut next = BTreeSet::new();
-            for (label, read) in wave.into_iter().zip(read) {
-                match read {
-                    Ok(read) => {
-                        let tested = read.tests.iter().flat_map(|test| &test.references);
-                        for used in read.references.iter().chain(tested) {
-                            if let Target::Entry(parent) = &used.target
-                                && self.catalogue.images.contains_key(parent)
-                                && seen.insert(parent.clone())
-                            {
-                                next.insert(parent.clone());
-                            }
-                        }
-                        images.insert(label, read);
-                    }
-                    Err(problems) => self.problems.extend(problems),
-                }
-            }
-            wave = next.into_iter().collect();
-        }
-        images
-    }
-
-    fn read_image(&self, label: &Label) -> Result<Read<'c>, Vec<Problem>> {
-        let Some(image) = self.catalogue.images.get(label) else {
-            return Err(vec![Problem::new(format!("{label} is no image"))]);
-        };
-        let dockerfile = read::dockerfile(&self.catalogue.root, &image.dockerfile, &image.origin.field("dockerfile"), dockerfile::parse)?;
-        let platform = &image.platform;
-        let args = crate::keys::image_arguments(image);
-        let request = Request { target: image.target.as_deref(), args: &args, platform, build_platform: self.options.platform };
-        let references = self.references(&dockerfile.parsed, &request, None)?;
-        let mut tests = Vec::new();
-        if self.options.depth >= Depth::Test {
-            for test in &image.tests {
-                tests.push(self.read_test(test, label, image)?);
-            }
-        }
-        Ok(Read { dockerfile, references, tests })
-    }
-
-    fn read_test(&self, label: &Label, image_label: &Label, image: &spec::Image) -> Result<TestRead<'c>, Vec<Problem>> {
-        let Some(spec) = self.catalogue.tests.get(label) else {
-            return Err(vec![Problem::new(format!("{label} is no test"))]);
-        };
-        let spec::TestForm::Dockerfile { dockerfile, .. } = &spec.form else {
-            return Ok(TestRead { name: label.name.clone(), spec, dockerfile: None, references: Vec::new() });
-        };
-        let known = self.test_files.lock().unwrap_or_else(PoisonError::into_inner).get(label).cloned();
-        let dockerfile = match known {
-            Some(read) => read,
-            None => {
-                let read = read::dockerfile(&self.catalogue.root, dockerfile, &spec.origin.field("dockerfile"), dockerfile::parse_test)?;
-                self.test_files.lock().unwrap_or_else(PoisonError::into_inner).insert(label.clone(), read.clone());
-                read
-            }
-        };
-        let args = crate::keys::test_arguments(spec, image_label, image);
-        let request = Request { target: None, args: &args, platform: &image.platform, build_platform: self.options.platform };
-        let references = self.references(&dockerfile.parsed, &request, Some(image_label))?;
-        Ok(TestRead { name: label.name.clone(), spec, dockerfile: Some(dockerfile), references })
-    }
-
-    /// What the needed stages refer to; in the Dockerfile of a test, with the image that it tests.
-    fn references(&self, dockerfile: &Dockerfile, request: &Request<'_>, subject: Option<&Label>) -> Result<References, Vec<Problem>> {
-        let configs = ByText { builder: self, platform: request.platform, subject };
-        let resolved = dockerfile.resolve(request, &configs)?;
-        let mut found = References::new();
-        let mut problems = Vec::new();
-        for reference in &resolved.references {
-            let platform = reference.platform.as_ref().unwrap_or(request.platform);
-            match found.iter().find(|used| used.text == reference.text) {
-                Some(used) if used.platform == *platform => {}
-                Some(used) => problems.push(
-                    Problem::new(format!("`{}` is used for two platforms, {} and {platform}", reference.text, used.platform))
-                        .at(dockerfile.source(), reference.span.clone())
-                        .hint("write one of them in another way, like docker.io/library/debian:jessie for debian:jessie"),
-                ),
-                None => match self.target(&reference.text, subject.is_some()) {
-                    Ok(target) => {
-                        let (text, span) = (reference.text.clone(), reference.span.clone());
-                        found.push(Used { text, target, platform: platform.clone(), span });
-                    }
-                    Err(problem) => problems.push(problem.at(dockerfile.source(), reference.span.clone())),
-                },
-            }
-        }
-        if problems.is_empty() { Ok(found) } else { Err(problems) }
-    }
-
-    /// Whose reference is it? (DESIGN §2)
-    fn target(&self, text: &str, in_test: bool) -> Result<Target, Problem> {
-        if in_test && text == SUBJECT {
-            return Ok(Target::Subject);
-        }
-        let reference: Reference = text.parse().map_err(|error: crate::reference::ParseReferenceError| Problem::new(error.to_string()))?;
-        Ok(match self.catalogue.claims.owner(&reference) {
-            None => Target::Outside(reference),
-            Some(label) => Target::Entry(label.clone()),
-        })
     }
 
     /// Adds a node for every image that was read, and for every base referred to.
@@ -591,25 +432,3 @@ impl<'c> Builder<'c, '_> {
 
 /// The reference that stands for the image under test in a test's Dockerfile.
 pub const SUBJECT: &str = "subject";
-
-struct ByText<'a> {
-    builder: &'a Builder<'a, 'a>,
-    platform: &'a Platform,
-    /// In the Dockerfile of a test, what it tests.
-    subject: Option<&'a Label>,
-}
-
-impl Configs for ByText<'_> {
-    fn config(&self, reference: &str) -> Option<Arc<crate::image::ImageConfig>> {
-        let owner = match self.builder.target(reference, self.subject.is_some()).ok()? {
-            Target::Subject => NodeLabel::Entry(self.subject?.clone()),
-            Target::Outside(reference) => NodeLabel::Outside(reference),
-            // what comes from a registry is known by its reference there
-            Target::Entry(label) => match self.builder.catalogue.bases.get(&label).map(|entry| &entry.from) {
-                Some(spec::BaseFrom::Registry(reference)) => NodeLabel::Outside(reference.clone()),
-                _ => NodeLabel::Entry(label),
-            },
-        };
-        self.builder.configs.known(&owner, self.platform)
-    }
-}

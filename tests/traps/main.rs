@@ -7,6 +7,7 @@ mod keys;
 mod laws;
 mod names;
 mod runs;
+mod witness;
 
 #[path = "../support/registry.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
