@@ -281,3 +281,22 @@ fn a_base_command_counts_with_its_folder_and_sees_nothing_else() {
     assert!(left.iter().all(|name| name.to_string_lossy().ends_with(".tar")), "{left:?}");
     assert_eq!(house.run(Depth::Build).not_fresh(), [""; 0]);
 }
+
+#[test]
+fn many_that_miss_one_parent_at_once() {
+    let house = House::new();
+    let children: String = (0..8).map(|at| format!(r#"Image(name: "c{at}", tests: [":smoke"], dockerfile: "c{at}"),"#)).collect();
+    house.package(&format!(r#"Image(name: "parent", tests: [":smoke"], dockerfile: "parent"), {children}"#));
+    house.write("p/parent", "FROM scratch\nRUN date\n");
+    let write = |word: &str| (0..8).for_each(|at| house.write(&format!("p/c{at}"), &format!("FROM {{host}}/p:parent\nRUN {word} {at}\n")));
+    write("one");
+    let parent = house.run(Depth::Tag).image("//p:parent");
+    house.engine.lose(parent);
+    write("two");
+    house.engine.delay("p-parent", std::time::Duration::from_millis(20));
+    let ran = house.run_of(Depth::Tag, &["//..."], &How { jobs: Some(8), ..How::default() });
+    assert_eq!(ran.built().iter().filter(|slug| *slug == "p-parent").count(), 1, "{:?}", ran.built());
+    assert!(ran.not_fresh().iter().all(|step| step.ends_with(" ran")), "{:?}", ran.not_fresh());
+    assert!(ran.terminal().values().all(|times| *times == 1), "{:?}", ran.terminal());
+    assert_eq!(house.run(Depth::Tag).not_fresh(), [""; 0]);
+}

@@ -17,7 +17,7 @@ fn run(root: &Path) -> String {
 }
 
 fn snapshots(root: &Path) -> usize {
-    std::fs::read_dir(root.join("igraph-out/snapshots")).map_or(0, |entries| entries.count())
+    std::fs::read_dir(root.join("igraph-out/snapshot")).map_or(0, Iterator::count)
 }
 
 /// Runs until the short way is open. A stamp that is a moment old is not trusted, so the first tries may leave nothing.
