@@ -164,21 +164,21 @@ impl Queue {
     }
 
     /// Puts a node that is done well, and all that stands on it and is done well or has not started, back to the start:
-    /// its result is needed and nowhere to be had. Returns the nodes put back. A running node, and `asker`, which found
-    /// out, goes back too when it depends on `node`; running ones go on and finish.
+    /// its result is needed and nowhere to be had. Returns the nodes put back; none where the node is not done well, since it is then
+    /// on its way again already. `asker`, which found out, goes back too when it is reached; other running nodes go on and finish.
     pub fn reopen(&mut self, node: NodeIndex, asker: NodeIndex) -> Vec<NodeIndex> {
         let mut reopened = Vec::new();
-        let mut todo = vec![node];
+        let mut todo = if self.states[node] == State::Good { vec![node] } else { Vec::new() };
         while let Some(next) = todo.pop() {
             let back = match self.states[next] {
-                State::Good | State::Ready => true,
+                State::Good | State::Ready | State::Waiting(_) => true,
                 State::Running => {
-                    self.overtaken[next] |= next != asker && next != node;
+                    self.overtaken[next] |= next != asker;
                     next == asker
                 }
-                State::Waiting(_) | State::Bad | State::Skipped { .. } => false,
+                State::Bad | State::Skipped { .. } => false,
             };
-            if (back || matches!(self.states[next], State::Waiting(_))) && !reopened.contains(&next) {
+            if back && !reopened.contains(&next) {
                 reopened.push(next);
                 todo.extend(&self.dependants[next]);
             }
@@ -187,36 +187,37 @@ impl Queue {
             self.transition(*next, State::Waiting(usize::MAX));
         }
         for next in &reopened {
-            let open = self.dependencies[*next].iter().filter(|dependency| self.states[**dependency] != State::Good).count();
-            self.transition(*next, if open == 0 { State::Ready } else { State::Waiting(open) });
+            self.wait(*next);
         }
         reopened.sort_unstable();
         reopened
     }
 
-    /// Whether a running node stands on something that was put back since it started: what it makes is of yesterday.
+    /// Whether something that a running node stands on was put back since it started: what it makes is of yesterday.
     pub fn is_overtaken(&self, node: NodeIndex) -> bool {
         self.overtaken[node] || self.dependencies[node].iter().any(|dependency| self.states[*dependency] != State::Good)
     }
 
-    /// Puts a running node that was overtaken back to the start.
-    pub fn put_back(&mut self, node: NodeIndex) {
+    /// Puts a running node back to wait for those of its dependencies that are not done well (any more).
+    ///
+    /// # Errors
+    /// With the cause, where one of them is done badly: the node stays as it is, to be finished.
+    pub fn put_back(&mut self, node: NodeIndex) -> Result<(), NodeIndex> {
         debug_assert_eq!(self.states[node], State::Running);
-        let states = self.dependencies[node].iter().map(|dependency| self.states[*dependency]);
-        let doomed = states.clone().find_map(|state| match state {
-            State::Skipped { cause } => Some(cause),
-            _ => None,
-        });
-        let bad = self.dependencies[node].iter().copied().find(|dependency| self.states[*dependency] == State::Bad);
-        let open = states.filter(|state| *state != State::Good).count();
-        self.transition(
-            node,
-            match doomed.or(bad) {
-                Some(cause) => State::Skipped { cause },
-                None if open == 0 => State::Ready,
-                None => State::Waiting(open),
-            },
-        );
+        for dependency in &self.dependencies[node] {
+            match self.states[*dependency] {
+                State::Bad => return Err(*dependency),
+                State::Skipped { cause } => return Err(cause),
+                State::Waiting(_) | State::Ready | State::Running | State::Good => {}
+            }
+        }
+        self.wait(node);
+        Ok(())
+    }
+
+    fn wait(&mut self, node: NodeIndex) {
+        let open = self.dependencies[node].iter().filter(|dependency| self.states[**dependency] != State::Good).count();
+        self.transition(node, if open == 0 { State::Ready } else { State::Waiting(open) });
     }
 
     /// The one place where a state changes.
@@ -330,6 +331,40 @@ mod tests {
     }
 
     proptest! {
+        /// Many run at once; each may find that a result it stands on is lost, whatever has become of that node meanwhile.
+        #[test]
+        fn what_finds_a_loss_goes_back_or_ends((edges, weights, fails, choices) in worlds()) {
+            let mut queue = Queue::new(edges.clone(), &weights);
+            let mut choices = choices.into_iter().cycle();
+            let mut choose = |among: usize| usize::from(choices.next().unwrap_or(0)) % among;
+            let mut losses = 12;
+            let mut running: Vec<usize> = Vec::new();
+            while !queue.is_done() {
+                if choose(2) == 0 || running.is_empty() {
+                    if let Some(node) = queue.pop() {
+                        running.push(node);
+                        continue;
+                    }
+                }
+                prop_assert!(!running.is_empty(), "stuck");
+                let node = running.swap_remove(choose(running.len()));
+                let missing = edges[node].get(choose(4)).copied().filter(|_| losses > 0);
+                match missing {
+                    Some(missing) => {
+                        losses -= 1;
+                        queue.reopen(missing, node);
+                        if queue.state(node) == State::Running && queue.put_back(node).is_err() {
+                            queue.finish(node, false);
+                        }
+                    }
+                    None => drop(queue.finish(node, !fails[node])),
+                }
+            }
+            prop_assert_eq!((queue.running(), running.len()), (0, 0));
+        }
+    }
+
+    proptest! {
         #[test]
         fn what_is_good_at_the_end_was_made_after_what_it_stands_on((edges, weights, _fails, choices) in worlds()) {
             let len = edges.len();
@@ -356,7 +391,7 @@ mod tests {
                 let node = running.swap_remove(choose(running.len()));
                 time += 1;
                 if queue.is_overtaken(node) {
-                    queue.put_back(node);
+                    prop_assert!(queue.put_back(node).is_ok());
                 } else if let (Some(lost), true) = (edges[node].get(choose(5)), reopens > 0) {
                     reopens -= 1;
                     queue.reopen(*lost, node);

@@ -1,10 +1,9 @@
 //! The main loop: pops ready nodes, decides, hands what must run to slots, records how each ended.
 
-use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc;
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use super::queue::{Queue, State};
@@ -12,7 +11,7 @@ use super::world::{Job, JobEnd, StepEnd, World};
 use super::{bases, builds, names, tests_of};
 use crate::digest::{ImageId, Key};
 use crate::event::{Event, NodeKind, Outcome};
-use crate::failure::{Failure, FailureClass, Retry};
+use crate::failure::{Failure, FailureClass};
 use crate::graph::{Body, NodeIndex};
 use crate::label::NodeLabel;
 use crate::plan::{Decision, Value};
@@ -79,21 +78,17 @@ pub fn run(world: &World<'_>) -> RunEnd {
         overtaken: BTreeMap::new(),
         announced: BTreeSet::new(),
     };
-    let panicked: Mutex<Option<Box<dyn Any + Send>>> = Mutex::default();
     std::thread::scope(|scope| {
-        let (sender, receiver) = mpsc::channel::<(NodeIndex, JobEnd)>();
+        let (sender, receiver) = mpsc::channel::<(NodeIndex, std::thread::Result<JobEnd>)>();
         loop {
             while state.busy() < world.options.jobs.max(1) && !state.stopping() {
                 let Some(index) = state.next() else { break };
                 if let Some(job) = state.decide(index) {
                     let sender = sender.clone();
-                    let (values, panicked) = (state.values, &panicked);
+                    let values = state.values;
                     scope.spawn(move || {
-                        // what panics must not be waited for without end
-                        let end = catch_unwind(AssertUnwindSafe(|| perform(world, index, &job, values))).unwrap_or_else(|payload| {
-                            *panicked.lock().unwrap_or_else(PoisonError::into_inner) = Some(payload);
-                            JobEnd::failed(Failure::infra("igraph failed at this step: that is a bug of igraph").retry(Retry::Never))
-                        });
+                        // a panic that is told nobody would be waited for without end
+                        let end = catch_unwind(AssertUnwindSafe(|| perform(world, index, &job, values)));
                         // the receiver outlives every job
                         let _ = sender.send((index, end));
                     });
@@ -110,16 +105,16 @@ pub fn run(world: &World<'_>) -> RunEnd {
             }
             // wakes up now and then, so that a cancelled run stops waiting nodes at once
             match receiver.recv_timeout(Duration::from_millis(200)) {
-                Ok((index, end)) => state.settle(index, end),
+                Ok((index, Ok(end))) => state.settle(index, end),
+                Ok((_, Err(panic))) => {
+                    world.cancel.cancel();
+                    resume_unwind(panic);
+                }
                 Err(_) => continue,
             }
         }
     });
-    let end = state.finish();
-    if let Some(payload) = panicked.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        resume_unwind(payload);
-    }
-    end
+    state.finish()
 }
 
 /// Does the work of one node, in a slot of its own.
@@ -206,16 +201,12 @@ impl Loop<'_, '_> {
                 return;
             }
         }
+        // it stood on something that was put back since, or another step has told of the loss before: it waits for what comes of that
         if (end.value.is_some() || end.lost.is_some()) && self.queue.is_overtaken(at) {
-            self.world.planner.forget(index);
-            self.queue.put_back(at);
-            if let State::Skipped { cause } = self.queue.state(at) {
-                let end = JobEnd::skipped(self.world.graph.node(self.nodes[cause]).label());
-                self.announce(index, &end);
-                self.ends.insert(index, end);
-            } else if end.value.is_some() {
+            if end.value.is_some() {
                 self.overtaken.insert(index, end);
             }
+            self.put_back(index);
             return;
         }
         if let Some(lost) = end.lost {
@@ -267,6 +258,23 @@ impl Loop<'_, '_> {
             values.remove(&index);
             self.ends.remove(&index);
             self.world.planner.forget(index);
+        }
+        drop(values);
+        if self.queue.state(self.position[&asker]) == State::Running {
+            self.put_back(asker);
+        }
+    }
+
+    /// A node that could not go on waits for what it needs; where that has failed, it is skipped.
+    fn put_back(&mut self, index: NodeIndex) {
+        self.world.planner.forget(index);
+        if let Err(cause) = self.queue.put_back(self.position[&index]) {
+            let cause = self.nodes[cause];
+            let end = match self.ends.get(&cause) {
+                Some(end) if !self.stopping() => JobEnd::skipped(self.world.cause(cause, end)),
+                _ => JobEnd::cancelled(),
+            };
+            self.settle(index, end);
         }
     }
 

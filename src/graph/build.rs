@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
 use super::node::*;
-use super::read::{Read, References, Target, Used};
+use super::read::{Read, References, Target};
 use super::walk::{self, Nodes};
 use crate::label::{Label, Name, NodeLabel};
 use crate::pattern::Selection;
 use crate::platform::Platform;
-use crate::problem::{Problem, Source};
+use crate::problem::{Place, Problem, Source};
 use crate::reference::Reference;
 use crate::spec::{self, Catalogue, Destination};
 
@@ -108,22 +108,9 @@ impl<'c> Graph<'c> {
         found
     }
 
-    /// The base or image node of an owner.
+    /// The image node of an owner, or the first of its base nodes: a base has one for each platform.
     pub fn find(&self, owner: &NodeLabel) -> Option<NodeIndex> {
         self.by_owner.get(owner).copied()
-    }
-
-    /// Stand-ins that stand for nothing here.
-    pub fn unused_stand_ins<'s>(&self, stand_ins: &'s StandIns) -> Vec<&'s Reference> {
-        let stands = |reference: &Reference, stand_in: &StandIn| {
-            self.nodes.node_weights().any(|node| match &node.body {
-                Body::Base(BaseNode { source: BaseSource::StandIn(used), entry }) if used == stand_in => {
-                    entry.is_some() || node.owner == NodeLabel::Outside(reference.clone())
-                }
-                _ => false,
-            })
-        };
-        stand_ins.iter().filter(|(reference, stand_in)| !stands(reference, stand_in)).map(|(reference, _)| reference).collect()
     }
 
     /// Whether the image itself was selected, and not only needed.
@@ -145,7 +132,6 @@ pub(super) struct Builder<'c, 'a> {
     pub(super) configs: &'a dyn KnownConfigs,
     pub(super) nodes: Nodes<'c>,
     pub(super) by_owner: HashMap<NodeLabel, NodeIndex>,
-    /// A base is another node for each platform it is wanted for.
     pub(super) bases: HashMap<(NodeLabel, Platform), NodeIndex>,
     pub(super) problems: Vec<Problem>,
     /// Test Dockerfiles by their rule: many images share one.
@@ -190,19 +176,30 @@ impl<'c> Builder<'c, '_> {
             self.by_owner.insert(owner, index);
         }
         for read in images.values() {
-            for used in &read.references {
-                self.add_base(used);
+            for (_, target, platform, span) in &read.references {
+                self.add_base(target, platform, read.dockerfile.parsed.source(), span);
             }
         }
     }
 
-    /// The node of a reference's target, added when it is a base that is not there yet.
-    fn add_base(&mut self, used: &Used) -> Option<NodeIndex> {
-        let owner = used.target.owner()?;
-        if let Some(index) = self.by_owner.get(&owner).filter(|index| matches!(self.nodes[**index].body, Body::Image(_))) {
+    /// The node of a target, added when it is a base that is not there yet.
+    fn add_base(&mut self, target: &Target, wanted: &Platform, source: &Arc<Source>, span: &std::ops::Range<usize>) -> Option<NodeIndex> {
+        let owner = target.owner()?;
+        if let Target::Entry(label) = target
+            && self.catalogue.images.contains_key(label)
+        {
+            return self.by_owner.get(&owner).copied();
+        }
+        let platform = match target {
+            Target::Entry(label) => self.catalogue.bases.get(label)?.platform_for(wanted),
+            _ => wanted.clone(),
+        };
+        let key = (owner, platform);
+        if let Some(index) = self.bases.get(&key) {
             return Some(*index);
         }
-        let (entry, source) = match &used.target {
+        let place = Place { source: source.clone(), span: span.clone(), note: None };
+        let (entry, source) = match target {
             Target::Outside(reference) => (None, BaseSource::Registry(reference.clone())),
             Target::Entry(label) => {
                 let entry = self.catalogue.bases.get(label)?;
@@ -220,18 +217,10 @@ impl<'c> Builder<'c, '_> {
         }
         let stand_in = stood_for.iter().find_map(|reference| self.options.stand_ins.get(*reference));
         let source = stand_in.map_or(source, |stand_in| BaseSource::StandIn(stand_in.clone()));
-        // what is made or lies here is for one platform; of what has several, the one that is wanted
-        let fixed = entry.filter(|entry| {
-            entry.origin.has("platform") || matches!(entry.from, spec::BaseFrom::Command { .. } | spec::BaseFrom::Rootfs(_))
-        });
-        let platform = fixed.map_or(&used.platform, |entry| &entry.platform).clone();
-        let known = (owner.clone(), platform.clone());
-        if let Some(index) = self.bases.get(&known) {
-            return Some(*index);
-        }
-        let index = self.nodes.add_node(Node { owner: owner.clone(), platform, body: Body::Base(BaseNode { source, entry }) });
-        self.bases.insert(known, index);
-        self.by_owner.entry(owner).or_insert(index);
+        let (owner, platform) = key.clone();
+        let index = self.nodes.add_node(Node { owner, platform, body: Body::Base(BaseNode { source, entry, place }) });
+        self.by_owner.entry(key.0.clone()).or_insert(index);
+        self.bases.insert(key, index);
         Some(index)
     }
 
@@ -247,16 +236,15 @@ impl<'c> Builder<'c, '_> {
 
     fn link(&mut self, from: NodeIndex, source: &Arc<Source>, references: &References) -> BTreeMap<String, NodeIndex> {
         let mut parents = BTreeMap::new();
-        for used in references {
-            let Used { text, target, span, .. } = used;
-            match (self.add_base(used), target) {
+        for (key, target, platform, span) in references {
+            match (self.add_base(target, platform, source, span), target) {
                 (Some(to), _) => {
                     self.nodes.update_edge(from, to, ());
-                    parents.insert(text.clone(), to);
+                    parents.insert(key.clone(), to);
                 }
                 (None, Target::Entry(label)) if self.problems.is_empty() => self
                     .problems
-                    .push(Problem::new(format!("`{text}` is {label}, which is neither image nor base")).at(source, span.clone())),
+                    .push(Problem::new(format!("`{key}` is {label}, which is neither image nor base")).at(source, span.clone())),
                 (None, _) => {}
             }
         }
@@ -278,10 +266,10 @@ impl<'c> Builder<'c, '_> {
             for (position, index) in path.iter().enumerate() {
                 let next = &self.nodes[path[(position + 1) % path.len()]].owner;
                 let read = self.nodes[*index].owner.entry().and_then(|label| images.get(label));
-                if let Some((read, used)) = read.and_then(|read| {
-                    read.references.iter().find(|used| used.target.owner().as_ref() == Some(next)).map(|found| (read, found))
+                if let Some((read, (.., span))) = read.and_then(|read| {
+                    read.references.iter().find(|(_, target, ..)| target.owner().as_ref() == Some(next)).map(|found| (read, found))
                 }) {
-                    problem = problem.at_with(read.dockerfile.parsed.source(), used.span.clone(), format!("this is {next}"));
+                    problem = problem.at_with(read.dockerfile.parsed.source(), span.clone(), format!("this is {next}"));
                 }
             }
             self.problems.push(problem.hint("one of them must start from another image"));

@@ -8,28 +8,16 @@ use rayon::prelude::*;
 
 use super::build::{Builder, Depth, SUBJECT};
 use super::node::DockerfileRead;
-use crate::dockerfile::{self, Configs, Dockerfile, Request};
+use crate::dockerfile::{self, Configs, Dockerfile, ImageUse, Request, UseKind};
 use crate::label::{Label, Name, NodeLabel};
 use crate::platform::Platform;
-use crate::problem::{Place, Problem, Source};
+use crate::problem::{Place, Problem, Source, nearest};
 use crate::reference::Reference;
 use crate::spec;
 use crate::stamp::Stamp;
 
-/// What a Dockerfile refers to, each text once.
-pub(super) type References = Vec<Used>;
-
-/// A reference of a Dockerfile.
-pub(super) struct Used {
-    /// Expanded.
-    pub text: String,
-    /// Whose it is.
-    pub target: Target,
-    /// For which platform.
-    pub platform: Platform,
-    /// Where it stands.
-    pub span: std::ops::Range<usize>,
-}
+/// What a Dockerfile refers to: by key, whose it is, the platform wanted, and where it stands.
+pub(super) type References = Vec<(String, Target, Platform, std::ops::Range<usize>)>;
 
 /// An image whose Dockerfile is read, with its tests.
 pub(super) struct Read<'c> {
@@ -76,8 +64,8 @@ impl<'c> Builder<'c, '_> {
                 match read {
                     Ok(read) => {
                         let tested = read.tests.iter().flat_map(|test| &test.references);
-                        for used in read.references.iter().chain(tested) {
-                            if let Target::Entry(parent) = &used.target
+                        for (_, target, ..) in read.references.iter().chain(tested) {
+                            if let Target::Entry(parent) = target
                                 && self.catalogue.images.contains_key(parent)
                                 && seen.insert(parent.clone())
                             {
@@ -100,9 +88,7 @@ impl<'c> Builder<'c, '_> {
         };
         let dockerfile = read_dockerfile(&self.catalogue.root, &image.dockerfile, &image.origin.field("dockerfile"), dockerfile::parse)?;
         let platform = &image.platform;
-        let args = crate::keys::image_arguments(image);
-        let request = Request { target: image.target.as_deref(), args: &args, platform, build_platform: self.options.platform };
-        let references = self.references(&dockerfile.parsed, &request, None)?;
+        let references = self.references(&dockerfile.parsed, image.target.as_deref(), &spec::image_arguments(image), platform, None)?;
         let mut tests = Vec::new();
         if self.options.depth >= Depth::Test {
             for test in &image.tests {
@@ -128,34 +114,42 @@ impl<'c> Builder<'c, '_> {
                 read
             }
         };
-        let args = crate::keys::test_arguments(spec, image_label, image);
-        let request = Request { target: None, args: &args, platform: &image.platform, build_platform: self.options.platform };
-        let references = self.references(&dockerfile.parsed, &request, Some(image_label))?;
+        let args = spec::test_arguments(spec, image_label, image);
+        let references = self.references(&dockerfile.parsed, None, &args, &image.platform, Some((image_label, image)))?;
         Ok(TestRead { name: label.name.clone(), spec, dockerfile: Some(dockerfile), references })
     }
 
-    /// What the needed stages refer to; in the Dockerfile of a test, with the image that it tests.
-    fn references(&self, dockerfile: &Dockerfile, request: &Request<'_>, subject: Option<&Label>) -> Result<References, Vec<Problem>> {
-        let configs = ByText { builder: self, platform: request.platform, subject };
-        let resolved = dockerfile.resolve(request, &configs)?;
+    fn references(
+        &self,
+        dockerfile: &Dockerfile,
+        target: Option<&str>,
+        args: &BTreeMap<String, String>,
+        platform: &Platform,
+        subject: Option<(&Label, &spec::Image)>,
+    ) -> Result<References, Vec<Problem>> {
+        let in_test = subject.is_some();
+        let configs = ByText { builder: self, platform, subject };
+        let request = Request { target, args, platform, build_platform: self.options.platform };
+        let resolved = dockerfile.resolve(&request, &configs)?;
         let mut found = References::new();
         let mut problems = Vec::new();
         for reference in &resolved.references {
-            let platform = reference.platform.as_ref().unwrap_or(request.platform);
-            match found.iter().find(|used| used.text == reference.text) {
-                Some(used) if used.platform == *platform => {}
-                Some(used) => problems.push(
-                    Problem::new(format!("`{}` is used for two platforms, {} and {platform}", reference.text, used.platform))
-                        .at(dockerfile.source(), reference.span.clone())
-                        .hint("write one of them in another way, like docker.io/library/debian:jessie for debian:jessie"),
-                ),
-                None => match self.target(&reference.text, subject.is_some()) {
-                    Ok(target) => {
-                        let (text, span) = (reference.text.clone(), reference.span.clone());
-                        found.push(Used { text, target, platform: platform.clone(), span });
-                    }
-                    Err(problem) => problems.push(problem.at(dockerfile.source(), reference.span.clone())),
-                },
+            let wanted = reference.platform.as_ref().unwrap_or(platform);
+            match self.target(&reference.text, in_test).and_then(|target| self.check_platform(reference, target, wanted)) {
+                Ok(target) => found.push((reference.key(), target, wanted.clone(), reference.span.clone())),
+                Err(problem) => {
+                    let written = dockerfile.source().text.get(reference.span.clone()).unwrap_or_default();
+                    let problem = match problem.hint {
+                        None if written.contains('$') => {
+                            problem.hint(format!("`{written}` became that: give its arguments values, with `ARG NAME=…` or in `args`"))
+                        }
+                        None if self.target(&written.to_lowercase(), in_test).is_ok() => {
+                            problem.hint(format!("did you mean `{}`?", written.to_lowercase()))
+                        }
+                        _ => problem,
+                    };
+                    problems.push(problem.at(dockerfile.source(), reference.span.clone()));
+                }
             }
         }
         if problems.is_empty() { Ok(found) } else { Err(problems) }
@@ -172,34 +166,77 @@ impl<'c> Builder<'c, '_> {
             Some(label) => Target::Entry(label.clone()),
         })
     }
+
+    /// A stage starts from an image for its own platform.
+    fn check_platform(&self, reference: &ImageUse, target: Target, wanted: &Platform) -> Result<Target, Problem> {
+        let own = match &target {
+            Target::Entry(label) => match (self.catalogue.images.get(label), self.catalogue.bases.get(label)) {
+                (Some(image), _) => image.platform.clone(),
+                (None, Some(base)) => base.platform_for(wanted),
+                (None, None) => return Ok(target),
+            },
+            Target::Outside(_) | Target::Subject => return Ok(target),
+        };
+        if reference.kind != UseKind::From || (own.os(), own.architecture()) == (wanted.os(), wanted.architecture()) {
+            return Ok(target);
+        }
+        let is = target.owner().map(|owner| owner.to_string()).unwrap_or_default();
+        Err(Problem::new(format!("`{}` is {is}, which is for {own}, and is wanted for {wanted} here", reference.text))
+            .hint(format!("set `platform` of one of the two, or write `FROM --platform={own}`")))
+    }
 }
 
 struct ByText<'a> {
     builder: &'a Builder<'a, 'a>,
     platform: &'a Platform,
     /// In the Dockerfile of a test, what it tests.
-    subject: Option<&'a Label>,
+    subject: Option<(&'a Label, &'a spec::Image)>,
 }
 
 impl Configs for ByText<'_> {
-    fn config(&self, reference: &str) -> Option<Arc<crate::image::ImageConfig>> {
-        let owner = match self.builder.target(reference, self.subject.is_some()).ok()? {
-            Target::Subject => NodeLabel::Entry(self.subject?.clone()),
-            Target::Outside(reference) => NodeLabel::Outside(reference),
-            // what comes from a registry is known by its reference there
-            Target::Entry(label) => match self.builder.catalogue.bases.get(&label).map(|entry| &entry.from) {
-                Some(spec::BaseFrom::Registry(reference)) => NodeLabel::Outside(reference.clone()),
-                _ => NodeLabel::Entry(label),
+    fn config(&self, image: &str) -> Option<Arc<crate::image::ImageConfig>> {
+        let (text, other) = ImageUse::of_key(image);
+        let wanted = other.as_ref().unwrap_or(self.platform);
+        let catalogue = self.builder.catalogue;
+        match self.builder.target(text, self.subject.is_some()).ok()? {
+            Target::Entry(label) => match catalogue.bases.get(&label) {
+                Some(base) => {
+                    let owner = match &base.from {
+                        spec::BaseFrom::Registry(reference) => NodeLabel::Outside(reference.clone()),
+                        _ => NodeLabel::Entry(label),
+                    };
+                    self.builder.configs.known(&owner, &base.platform_for(wanted))
+                }
+                None => {
+                    let platform = &catalogue.images.get(&label)?.platform;
+                    self.builder.configs.known(&NodeLabel::Entry(label.clone()), platform)
+                }
             },
-        };
-        self.builder.configs.known(&owner, self.platform)
+            Target::Outside(reference) => self.builder.configs.known(&NodeLabel::Outside(reference), wanted),
+            Target::Subject => {
+                let (label, image) = self.subject?;
+                self.builder.configs.known(&NodeLabel::Entry(label.clone()), &image.platform)
+            }
+        }
     }
 }
 
-/// The Dockerfile at `path` relative to `root`; `place` is where a build file names it.
-///
-/// # Errors
-/// That it is not there, can't be read, is no text, or is broken.
+/// What was probably meant by the path of a Dockerfile that is not there: one nearby, by its path from the same folder.
+fn near_dockerfile(root: &Path, path: &str) -> Option<String> {
+    let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let (above, last) = folder.rsplit_once('/').unwrap_or(("", folder));
+    let names = |folder: &str| -> Vec<String> {
+        let entries = std::fs::read_dir(root.join(folder)).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    };
+    let beside: Vec<String> = names(folder).into_iter().filter(|near| root.join(folder).join(near).is_file()).collect();
+    let folders: Vec<String> = names(above).into_iter().filter(|near| root.join(above).join(near).join(name).is_file()).collect();
+    let join = |parts: [&str; 2]| parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/");
+    let near = nearest(name, beside.iter().map(String::as_str)).map(|near| join([folder, near]));
+    let near = near.or_else(|| nearest(last, folders.iter().map(String::as_str)).map(|near| join([&join([above, near]), name])));
+    Some(near.map_or_else(|| "write it, or say where it lies: `dockerfile: \"…\"`".to_owned(), |near| format!("did you mean `{near}`?")))
+}
+
 fn read_dockerfile(
     root: &Path,
     path: &str,
@@ -210,11 +247,17 @@ fn read_dockerfile(
     let fail = |error: &std::io::Error| {
         let message = match error.kind() {
             std::io::ErrorKind::NotFound => format!("there is no file `{path}`"),
+            std::io::ErrorKind::PermissionDenied => format!("`{path}` can't be read: permission denied"),
             _ => format!("`{path}` can't be read: {error}"),
         };
-        vec![Problem { message, places: vec![place.clone()], hint: None }]
+        let hint = (error.kind() == std::io::ErrorKind::NotFound).then(|| near_dockerfile(root, path)).flatten();
+        vec![Problem { message, places: vec![place.clone()], hint }]
     };
     let metadata = std::fs::metadata(&full).map_err(|error| fail(&error))?;
+    if metadata.is_dir() {
+        let hint = full.join("Dockerfile").is_file().then(|| format!("did you mean `{path}/Dockerfile`?"));
+        return Err(vec![Problem { message: format!("`{path}` is a folder, not a Dockerfile"), places: vec![place.clone()], hint }]);
+    }
     let bytes = std::fs::read(&full).map_err(|error| fail(&error))?;
     let text = String::from_utf8(bytes).map_err(|error| {
         vec![Problem {

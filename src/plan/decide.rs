@@ -7,10 +7,10 @@ use rayon::prelude::*;
 
 use super::decision::{Decision, PlannerOptions, Value, Values, levels};
 use super::past::{NameScope, Past, PastResult};
+use super::tested::{NotTested, PassedTest, Tested};
 use crate::component::{Component, KEY_SCHEMA, key_of, schema_of};
 use crate::digest::Key;
-use crate::dockerfile::Configs;
-use crate::execute::tested::{NotTested, PassedTest, Tested};
+use crate::dockerfile::{Configs, ImageUse};
 use crate::graph::{BaseNode, BaseSource, Body, GateNode, Graph, ImageNode, NamesNode, Node, NodeIndex, SUBJECT, StandIn, TestNode};
 use crate::image::ImageConfig;
 use crate::keys::{self, KeyError, Keys, Own};
@@ -231,6 +231,9 @@ impl<'a> Planner<'a> {
             let past = self.past.name(scope, &name.reference);
             match past {
                 Some(past) if past.key == key && !past.in_flight => {}
+                Some(past) if past.key == key => {
+                    reasons.push(Reason::NameInDoubt { written: name.written.to_string(), name: name.reference.familiar() });
+                }
                 past => reasons.push(Reason::NameMoves {
                     written: name.written.to_string(),
                     name: name.reference.familiar(),
@@ -416,7 +419,7 @@ impl<'a> Planner<'a> {
         match compute(&configs) {
             Ok(own) => {
                 let all = own.resolved.iter().flat_map(|resolved| &resolved.references);
-                if let Some(unknown) = all.map(|used| &used.text).find(|text| !parents.contains_key(*text)) {
+                if let Some(unknown) = all.map(ImageUse::key).find(|used| !parents.contains_key(used)) {
                     let reason = format!("its base brings `{unknown}` (ONBUILD), which was not known when the run began: run again");
                     return Err(Box::new(Decision::Blocked(reason)));
                 }
@@ -466,8 +469,8 @@ pub(crate) fn subject_and(test: &TestNode<'_>) -> BTreeMap<String, NodeIndex> {
 /// Those of the references' nodes that the Dockerfile really takes from.
 pub(crate) fn used(own: &Own, parents: &BTreeMap<String, NodeIndex>) -> BTreeMap<String, NodeIndex> {
     let Some(resolved) = &own.resolved else { return parents.clone() };
-    let texts = resolved.references.iter().filter_map(|used| parents.get_key_value(&used.text));
-    texts.map(|(text, index)| (text.clone(), *index)).collect()
+    let used = resolved.references.iter().filter_map(|used| parents.get_key_value(&used.key()));
+    used.map(|(key, index)| (key.clone(), *index)).collect()
 }
 
 /// The components that are a node's own, and not those of what it stands on.

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::tested::PassedTest;
 use crate::component::Component;
 use crate::digest::{Digest, ImageId, Key};
-use crate::execute::tested::PassedTest;
 use crate::graph::{Graph, NodeIndex};
 use crate::problem::Problem;
 use crate::reason::Reason;

@@ -5,6 +5,7 @@ mod decide;
 mod decision;
 mod past;
 mod records;
+pub mod tested;
 
 pub use decide::Planner;
 pub(crate) use decide::{subject_and, used};

@@ -35,7 +35,7 @@ impl<'a> Records<'a> {
     /// Of the database.
     pub fn read(state: &'a State, lock: &'a LockFile) -> Result<Self, RecordError> {
         let journal = state.journal()?.into_iter().flat_map(|(_, group)| group.names).map(|name| name.name);
-        let in_flight: HashSet<Reference> = journal.chain(state.foreign_names()?).collect();
+        let in_flight: HashSet<Reference> = journal.chain(state.moved_by_others()?).collect();
         let names = state.names()?.into_iter().map(|name| {
             let in_flight = name.scope == NameScope::Registry && in_flight.contains(&name.name);
             ((name.scope, name.name), PastName { key: name.key, image: name.image, in_flight })
