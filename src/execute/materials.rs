@@ -11,7 +11,7 @@ use crate::digest::ImageId;
 use crate::engine::Attempt;
 use crate::event::Stream;
 use crate::failure::{Failure, FailureClass};
-use crate::graph::{Body, NodeIndex};
+use crate::graph::{Body, ImageName, NodeIndex};
 use crate::image::EngineImage;
 use crate::plan::{Decision, Value};
 use crate::reason::Reason;
@@ -104,7 +104,8 @@ impl World<'_> {
 
     /// With `--verify`: whether what the record says is there, asked of engine or registry.
     pub(super) fn verified(&self, index: NodeIndex, value: Value) -> Decision {
-        let rerun = |reason: Reason| Decision::Run { reasons: vec![reason], key: None, no_cache: false };
+        let rerun = |reasons: Vec<Reason>| Decision::Run { reasons, key: None, no_cache: false };
+        let moved = |name: &ImageName| Reason::NotThere { what: name.reference.familiar(), written: Some(name.written.to_string()) };
         let node = self.graph.node(index);
         let missing = match (&node.body, &value) {
             (Body::Image(_), Value::Image { image, .. }) => {
@@ -119,19 +120,21 @@ impl World<'_> {
                 matches!(held, Ok(None)) && !elsewhere
             }
             (Body::Tags(names), _) => {
-                let moved = names.names.iter().find(|name| {
+                let gone = names.names.iter().filter(|name| {
                     let held = self.engine.engine().and_then(|engine| engine.named(&name.reference));
                     let expected = self.planner.past.name(crate::plan::NameScope::Local, &name.reference).map(|past| past.image);
                     matches!(held, Ok(held) if held != expected)
                 });
-                return moved.map_or(Decision::Fresh(value), |name| rerun(Reason::NotThere { what: name.reference.familiar() }));
+                let reasons: Vec<Reason> = gone.map(moved).collect();
+                return if reasons.is_empty() { Decision::Fresh(value) } else { rerun(reasons) };
             }
             (Body::Pushes(names), _) => {
-                let moved = names.names.iter().find(|name| {
+                let gone = names.names.iter().filter(|name| {
                     let expected = self.state.pushed(&name.reference).ok().flatten();
                     matches!(self.registry.head_manifest(&name.reference, self.cancel), Ok(found) if found.as_ref().map(|found| found.digest) != expected)
                 });
-                return moved.map_or(Decision::Fresh(value), |name| rerun(Reason::NotThere { what: name.reference.familiar() }));
+                let reasons: Vec<Reason> = gone.map(moved).collect();
+                return if reasons.is_empty() { Decision::Fresh(value) } else { rerun(reasons) };
             }
             _ => false,
         };
@@ -142,7 +145,7 @@ impl World<'_> {
         let lookup = |_: NodeIndex| None;
         match self.planner.decide(index, &lookup) {
             Decision::Run { reasons, key, no_cache } => Decision::Run { reasons, key, no_cache },
-            _ => rerun(Reason::NotThere { what: node.owner.to_string() }),
+            _ => rerun(vec![Reason::NotThere { what: node.owner.to_string(), written: None }]),
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::graph::{Body, ImageName, NamesNode, NodeIndex};
 use crate::image::EngineImage;
 use crate::label::NodeLabel;
 use crate::plan::{NameScope, Value};
+use crate::reason::reasons_of_step;
 use crate::record::{BlobPlace, Facts, JournalGroup, JournalName, JournalStep, Location, NameRecord, ResultRecord, Settlement, Verdict};
 use crate::reference::Reference;
 use crate::registry::{KnownBlob, LayerProvider, NameOutcome, PackedLayer, move_name, upload_image, verify_published};
@@ -29,10 +30,11 @@ pub(super) fn tag(world: &World<'_>, index: NodeIndex, names: &NamesNode, job: &
     };
     let label = world.graph.node(index).label();
     let lost = LostNode::default();
+    let pending = pending(world, index, names, NameScope::Local, job);
     let attempts = attempts::attempt(world, &label, &terms(world), |attempt, _| {
         let image = image_of(world, names, lookup, attempt, &lost)?;
         let engine = world.engine.engine()?;
-        for name in &names.names {
+        for name in &pending {
             engine.tag(&image, &name.reference)?;
             attempt.output.line(Stream::Engine, &format!("{} is {}", name.reference.familiar(), image.id));
         }
@@ -44,13 +46,14 @@ pub(super) fn tag(world: &World<'_>, index: NodeIndex, names: &NamesNode, job: &
     let end = match &attempts.result {
         Err(failure) => JobEnd::failed(failure.clone()),
         Ok(_) => {
-            let moved = names.names.iter().map(|name| (name, None)).collect::<Vec<_>>();
-            let settlements = moved
-                .iter()
-                .map(|(name, manifest)| settlement(world, index, name, &tested, NameScope::Local, *manifest, job))
-                .collect::<Vec<_>>();
+            let settlements: Vec<Settlement> =
+                pending.iter().map(|name| settlement(world, index, name, &tested, NameScope::Local, None, job)).collect();
             match world.state.commit_all(&settlements) {
-                Ok(()) => JobEnd::done(Outcome::Succeeded { image: Some(tested.image()), changed: true }, Some(Value::Names)),
+                Ok(()) => {
+                    let whole = Outcome::Succeeded { image: Some(tested.image()), changed: true };
+                    let steps = in_place(world, index, names, NameScope::Local, &pending);
+                    JobEnd { steps, ..JobEnd::done(whole, Some(Value::Names)) }
+                }
                 Err(error) => JobEnd::failed(record_failure(&error)),
             }
         }
@@ -66,8 +69,9 @@ pub(super) fn push(world: &World<'_>, index: NodeIndex, names: &NamesNode, job: 
     };
     let label = world.graph.node(index).label();
     let lost = LostNode::default();
+    let pending = pending(world, index, names, NameScope::Registry, job);
     let attempts = attempts::attempt(world, &label, &terms(world), |attempt, _| {
-        let publication = Publication { world, index, names, tested: &tested, lookup, lost: &lost, attempt, job };
+        let publication = Publication { world, index, names, pending: &pending, tested: &tested, lookup, lost: &lost, attempt, job };
         publication.publish()
     });
     if let Some(node) = lost.take() {
@@ -79,7 +83,8 @@ pub(super) fn push(world: &World<'_>, index: NodeIndex, names: &NamesNode, job: 
             let failed = steps.iter().find(|step| !step.outcome.is_good()).map(|step| step.outcome.clone());
             let whole = failed.unwrap_or(Outcome::Succeeded { image: Some(tested.image()), changed: true });
             let value = whole.is_good().then_some(Value::Names);
-            JobEnd { steps: steps.clone(), ..JobEnd::done(whole, value) }
+            let steps = steps.iter().cloned().chain(in_place(world, index, names, NameScope::Registry, &pending)).collect();
+            JobEnd { steps, ..JobEnd::done(whole, value) }
         }
     };
     super::builds::ended(end, job, &attempts)
@@ -97,6 +102,19 @@ fn image_of(
     lost: &LostNode,
 ) -> Result<EngineImage, Failure> {
     world.image_of(names.image, lookup, attempt).map_err(|missing: Missing| lost.keep(missing))
+}
+
+/// The names that have a reason to move; all of them where the reasons are not those of single names.
+fn pending<'n>(world: &World<'_>, index: NodeIndex, names: &'n NamesNode, scope: NameScope, job: &Job) -> Vec<&'n ImageName> {
+    let has_reason = |name: &&ImageName| !reasons_of_step(&job.reasons, &step_label(world, index, name, scope)).is_empty();
+    let pending: Vec<&ImageName> = names.names.iter().filter(has_reason).collect();
+    if pending.is_empty() { names.names.iter().collect() } else { pending }
+}
+
+/// The ends of the names that are not pending: they point where they should.
+fn in_place(world: &World<'_>, index: NodeIndex, names: &NamesNode, scope: NameScope, pending: &[&ImageName]) -> Vec<StepEnd> {
+    let others = names.names.iter().filter(|name| !pending.iter().any(|moving| moving.reference == name.reference));
+    others.map(|name| StepEnd { label: step_label(world, index, name, scope), outcome: Outcome::Fresh }).collect()
 }
 
 /// The record of a name that points where it should.
@@ -156,6 +174,8 @@ struct Publication<'a> {
     world: &'a World<'a>,
     index: NodeIndex,
     names: &'a NamesNode,
+    /// Those of them that move.
+    pending: &'a [&'a ImageName],
     tested: &'a Tested,
     lookup: &'a Lookup<'a>,
     lost: &'a LostNode,
@@ -165,22 +185,33 @@ struct Publication<'a> {
 
 impl Publication<'_> {
     fn publish(&self) -> Result<Vec<StepEnd>, Failure> {
-        let mut published: BTreeMap<String, Published> = BTreeMap::new();
-        for name in &self.names.names {
-            let repository = name.reference.name();
-            if let Entry::Vacant(place) = published.entry(repository) {
-                place.insert(self.repository(&name.reference)?);
-            }
+        if let Some(steps) = self.move_names(&self.repositories(true)?)? {
+            return Ok(steps);
         }
-        self.move_names(&published)
+        self.say("the registry has lost what was pushed to it: sending it again");
+        let steps = self.move_names(&self.repositories(false)?)?;
+        steps.ok_or_else(|| Failure::infra("the registry does not find the blobs that were just pushed to it"))
     }
 
-    /// Has the image's manifest and all its blobs in the repository.
+    /// Has the image in the repository of each name that moves. Where the record is trusted, nothing is asked about an image that it
+    /// says is there.
+    fn repositories(&self, trusted: bool) -> Result<BTreeMap<String, Published>, Failure> {
+        let mut published: BTreeMap<String, Published> = BTreeMap::new();
+        for name in self.pending {
+            if let Entry::Vacant(place) = published.entry(name.reference.name()) {
+                let known = if trusted { self.known(&name.reference, self.tested.image())? } else { None };
+                place.insert(match known {
+                    Some(known) => known,
+                    None => self.repository(&name.reference)?,
+                });
+            }
+        }
+        Ok(published)
+    }
+
+    /// Brings the image's manifest and all its blobs into the repository.
     fn repository(&self, repository: &Reference) -> Result<Published, Failure> {
         let image = self.tested.image();
-        if let Some(known) = self.known(repository, image)? {
-            return Ok(known);
-        }
         let config = self.config(image)?;
         let parsed = crate::image::ImageConfig::parse(&config)
             .map_err(|error| Failure::infra(format!("the config of {image} can't be read: {error}")))?;
@@ -331,17 +362,9 @@ impl Publication<'_> {
         others
     }
 
-    fn move_names(&self, published: &BTreeMap<String, Published>) -> Result<Vec<StepEnd>, Failure> {
-        let world = self.world;
-        let mut pending = Vec::new();
-        for name in &self.names.names {
-            let (key, _) = world.planner.name_key(&name.reference, self.tested);
-            let past = world.planner.past.name(NameScope::Registry, &name.reference);
-            let forced = world.planner.options.forced.contains(&self.index);
-            if forced || world.options.verify || past.is_none_or(|past| past.key != key || past.in_flight) {
-                pending.push(name);
-            }
-        }
+    /// Moves the names, one after the other; `None` where a repository turns out not to have the image.
+    fn move_names(&self, published: &BTreeMap<String, Published>) -> Result<Option<Vec<StepEnd>>, Failure> {
+        let (world, pending) = (self.world, self.pending);
         let group = JournalGroup {
             node: world.graph.node(self.index).owner.clone(),
             image: self.tested.image(),
@@ -359,12 +382,15 @@ impl Publication<'_> {
                 .collect(),
         };
         let journal = world.state.journal_open(&group).map_err(|error| record_failure(&error))?;
-        let mut steps = Vec::new();
+        let (mut steps, mut gone) = (Vec::new(), false);
         for name in pending {
             let label = step_label(world, self.index, name, NameScope::Registry);
             let Some(manifest) = published.get(&name.reference.name()) else { continue };
             let start = world.clock.monotonic();
-            let outcome = self.move_one(name, manifest)?;
+            let Some(outcome) = self.move_one(name, manifest)? else {
+                gone = true;
+                break;
+            };
             if outcome.is_good() {
                 let mut settled = settlement(world, self.index, name, self.tested, NameScope::Registry, Some(manifest.digest), self.job);
                 settled.result.duration_ms = millis(world.clock.monotonic().saturating_sub(start));
@@ -374,10 +400,10 @@ impl Publication<'_> {
             steps.push(StepEnd { label, outcome });
         }
         world.state.journal_apply(&[JournalStep::Close { group: journal }]).map_err(|error| record_failure(&error))?;
-        Ok(steps)
+        Ok((!gone).then_some(steps))
     }
 
-    fn move_one(&self, name: &ImageName, manifest: &Published) -> Result<Outcome, Failure> {
+    fn move_one(&self, name: &ImageName, manifest: &Published) -> Result<Option<Outcome>, Failure> {
         let world = self.world;
         let past = world.state.name(NameScope::Registry, &name.reference).map_err(|error| record_failure(&error))?;
         let expected = world.state.expected_at(&name.reference).map_err(|error| record_failure(&error))?;
@@ -386,7 +412,7 @@ impl Publication<'_> {
         match moved {
             NameOutcome::AlreadyThere => {
                 self.say(&format!("{} is {} already", name.reference, manifest.digest));
-                Ok(Outcome::Succeeded { image: Some(image), changed: false })
+                Ok(Some(Outcome::Succeeded { image: Some(image), changed: false }))
             }
             NameOutcome::Moved { from } => {
                 let from = from.map_or_else(|| "nothing".to_owned(), |from| from.to_string());
@@ -397,8 +423,9 @@ impl Publication<'_> {
                     let label = step_label(world, self.index, name, NameScope::Registry);
                     world.warn(Some(label), format!("{} goes back to the image of {}", name.reference.familiar(), at.to_rfc3339()));
                 }
-                Ok(Outcome::Succeeded { image: Some(image), changed: true })
+                Ok(Some(Outcome::Succeeded { image: Some(image), changed: true }))
             }
+            NameOutcome::BlobsGone => Ok(None),
             NameOutcome::ForeignMove { expected, found } => {
                 if let Some(found) = found {
                     world.state.saw_foreign(&name.reference, found).map_err(|error| record_failure(&error))?;
@@ -409,7 +436,7 @@ impl Publication<'_> {
                     Failure::infra(format!("{} was moved by someone else: igraph left it at {written}, found {there}", name.reference))
                         .retry(Retry::Never)
                         .hint("nothing was written there; the next push moves it to the tested image");
-                Ok(Outcome::Failed { failure })
+                Ok(Some(Outcome::Failed { failure }))
             }
         }
     }
@@ -438,13 +465,18 @@ struct Provider<'a> {
 impl LayerProvider for Provider<'_> {
     fn known(&self, diff_id: Digest) -> Vec<KnownBlob> {
         let places = self.publication.world.state.blobs(diff_id).unwrap_or_default();
-        let fitting = places.into_iter().filter(|place| self.blobs.as_ref().is_none_or(|blobs| blobs.contains(&place.digest)));
-        fitting
+        places
+            .into_iter()
+            .filter(|place| self.fits(place.digest))
             .filter_map(|place| {
                 let repository: Reference = format!("{}/{}", place.host, place.repository).parse().ok()?;
                 Some(KnownBlob { repository, digest: place.digest, size: place.size, compression: place.compression })
             })
             .collect()
+    }
+
+    fn fits(&self, blob: Digest) -> bool {
+        self.blobs.as_ref().is_none_or(|blobs| blobs.contains(&blob))
     }
 
     fn packed(&self, diff_id: Digest) -> Result<PackedLayer, Failure> {

@@ -166,8 +166,10 @@ impl Loop<'_, '_> {
         self.ends.insert(index, end);
         for (skipped, _) in self.queue.finish(at, good) {
             let skipped = self.nodes[skipped];
-            let cause = self.world.cause(index, &failure_causes);
-            let skipped_end = JobEnd::skipped(cause);
+            let skipped_end = match failure_causes.outcome {
+                Outcome::Cancelled => JobEnd::cancelled(),
+                _ => JobEnd::skipped(self.world.cause(index, &failure_causes)),
+            };
             self.world.announce(skipped, &skipped_end);
             self.ends.insert(skipped, skipped_end);
         }

@@ -22,7 +22,12 @@ pub enum NameOutcome {
     /// Somebody else moved it: it was expected at `expected` and found at `found`. Nothing was written, or what was
     /// written has been overwritten since.
     ForeignMove { expected: Digest, found: Option<Digest> },
+    /// The repository has not, or no more, what the manifest is made of. Nothing was written.
+    BlobsGone,
 }
+
+/// How registries say that a manifest's blobs are not in the repository (distribution-spec, "Error Codes").
+const BLOBS_GONE: [&str; 3] = ["MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN", "NAME_UNKNOWN"];
 
 /// Moves the name (host, repository, tag) to the manifest of these bytes: HEAD, PUT, HEAD. `expected` is what
 /// may be there without anybody else having moved it; when it is empty, whatever is there gives way. A name that has vanished is written again.
@@ -51,7 +56,10 @@ pub fn move_name(
         {
             return Ok(NameOutcome::ForeignMove { expected: *last, found: before });
         }
-        inner.put_manifest(name, manifest, media_type).await?;
+        match inner.put_manifest(name, manifest, media_type).await {
+            Err(fault) if BLOBS_GONE.iter().any(|code| fault.has_code(code)) => return Ok(NameOutcome::BlobsGone),
+            put => put?,
+        }
         let after = inner.head(name, scope()).await?.map(|found| found.digest);
         if after == Some(wanted) {
             return Ok(NameOutcome::Moved { from: before });

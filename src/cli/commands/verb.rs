@@ -166,10 +166,11 @@ impl Summary {
     pub fn of(graph: &Graph<'_>, plan: &[(NodeIndex, Decision)]) -> Self {
         let mut summary = Self { nothing: true, scope: Default::default(), stale: Default::default(), maybe: Default::default() };
         for (index, decision) in plan {
-            for (_, kind) in graph.node(*index).steps() {
+            for (label, kind) in graph.node(*index).steps() {
                 *summary.scope.of(kind) += 1;
                 match decision {
                     Decision::Fresh(_) | Decision::Blocked(_) | Decision::Broken(_) => {}
+                    Decision::Run { .. } if decision.spares(&label) => {}
                     Decision::Run { .. } => *summary.stale.of(kind) += 1,
                     Decision::Maybe(_) => *summary.maybe.of(kind) += 1,
                 }
