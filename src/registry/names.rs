@@ -22,12 +22,9 @@ pub enum NameOutcome {
     /// Somebody else moved it: it was expected at `expected` and found at `found`. Nothing was written, or what was
     /// written has been overwritten since.
     ForeignMove { expected: Digest, found: Option<Digest> },
-    /// The repository has not, or no more, what the manifest is made of. Nothing was written.
-    BlobsGone,
+    /// The registry has lost blobs of the manifest. Nothing was written.
+    BlobsLost,
 }
-
-/// How registries say that a manifest's blobs are not in the repository (distribution-spec, "Error Codes").
-const BLOBS_GONE: [&str; 3] = ["MANIFEST_BLOB_UNKNOWN", "BLOB_UNKNOWN", "NAME_UNKNOWN"];
 
 /// Moves the name (host, repository, tag) to the manifest of these bytes: HEAD, PUT, HEAD. `expected` is what
 /// may be there without anybody else having moved it; when it is empty, whatever is there gives way. A name that has vanished is written again.
@@ -57,7 +54,7 @@ pub fn move_name(
             return Ok(NameOutcome::ForeignMove { expected: *last, found: before });
         }
         match inner.put_manifest(name, manifest, media_type).await {
-            Err(fault) if BLOBS_GONE.iter().any(|code| fault.has_code(code)) => return Ok(NameOutcome::BlobsGone),
+            Err(fault) if fault.has_code("MANIFEST_BLOB_UNKNOWN") || fault.has_code("BLOB_UNKNOWN") => return Ok(NameOutcome::BlobsLost),
             put => put?,
         }
         let after = inner.head(name, scope()).await?.map(|found| found.digest);

@@ -73,10 +73,8 @@ fn closed(ran: &Ran) -> BTreeMap<String, Outcome> {
         assert!(!last, "{event:?} after the end");
         match event {
             Event::RunStarted { scope: all, .. } => scope = Some(all),
-            Event::NodeFinished { node, kind, outcome, .. } => {
-                if kind != NodeKind::Base {
-                    assert_eq!(ended.insert(node.to_string(), outcome), None, "{node} ended twice");
-                }
+            Event::NodeFinished { node, kind, outcome, .. } if kind != NodeKind::Base => {
+                assert_eq!(ended.insert(node.to_string(), outcome), None, "{node} ended twice");
             }
             Event::RunFinished { exit_code, stopped_by, .. } => {
                 assert_eq!((exit_code, stopped_by.as_deref()), (130, Some("signal 2")));
