@@ -110,8 +110,8 @@ pub struct World<'a> {
     pub held: Held,
 }
 
-/// One lock for each of what is done by one thread at a time.
-type Turns<K> = Mutex<BTreeMap<K, Arc<Mutex<()>>>>;
+/// Locks that are made when first asked for.
+type Turns<Key> = Mutex<BTreeMap<Key, Arc<Mutex<()>>>>;
 
 /// What execution keeps during a run.
 pub struct Held {
