@@ -31,5 +31,6 @@ pub mod record;
 pub mod registry;
 pub mod report;
 pub mod spec;
+pub mod watch;
 
 pub mod cli;

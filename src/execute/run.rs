@@ -106,7 +106,7 @@ fn perform(world: &World<'_>, index: NodeIndex, job: &Job, values: &RwLock<BTree
 
 impl Loop<'_, '_> {
     fn stopping(&self) -> bool {
-        self.draining || self.world.cancel.is_cancelled()
+        self.draining || self.world.cancel.is_cancelled() || self.world.stops.drains()
     }
 
     /// Decides about a popped node: the job to run, or `None` when it has ended already.

@@ -78,6 +78,8 @@ pub struct PlannerOptions {
     pub reason: Option<String>,
     /// `--no-cache`.
     pub no_cache: bool,
+    /// Keys that are not tried now, though their last result is a failure, and why.
+    pub held: BTreeMap<Key, String>,
 }
 
 /// Decides about the nodes of one graph.
@@ -355,6 +357,7 @@ impl<'a> Planner<'a> {
                 Some(value) => Decision::Fresh(value),
                 None => self.run(index, vec![Reason::NeverBuilt], Some((key, components))),
             },
+            Some(_) if self.options.held.contains_key(&key) => Decision::Blocked(self.options.held[&key].clone()),
             Some(past) => self.run(index, vec![Reason::LastRunFailed { run: past.run }], Some((key, components))),
             None => {
                 let reasons = self.reasons(node, &components, dockerfile);

@@ -60,7 +60,7 @@ pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>)
         build_platform: &bench.platform,
     };
     let forced = if args.plan.force { forced(&graph, depth) } else { BTreeSet::new() };
-    let planning = PlannerOptions { forced, reason: args.plan.reason.clone(), no_cache: args.running.no_cache };
+    let planning = PlannerOptions { forced, reason: args.plan.reason.clone(), no_cache: args.running.no_cache, ..Default::default() };
     let planner = Planner::new(&graph, keys, &records, planning);
     let plan = planner.plan();
     let broken: Vec<_> = plan
