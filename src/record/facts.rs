@@ -356,7 +356,11 @@ pub(crate) fn all_places(connection: &Connection) -> rusqlite::Result<Facts> {
         .prepare("SELECT digest, config FROM configs ORDER BY digest")?
         .query_map([], |row| Ok((Digest::from_bytes(bytes32(row, 0)?), json(row, 1)?.unwrap_or_default())))?
         .collect::<Result<_, _>>()?;
-    Ok(Facts { locations, blobs, configs, ..Facts::default() })
+    let documents = connection
+        .prepare("SELECT digest, bytes FROM documents ORDER BY digest")?
+        .query_map([], |row| Ok((Digest::from_bytes(bytes32(row, 0)?), row.get(1)?)))?
+        .collect::<Result<_, _>>()?;
+    Ok(Facts { locations, blobs, configs, documents, ..Facts::default() })
 }
 
 #[cfg(test)]
