@@ -14,4 +14,4 @@ mod tests_of;
 mod world;
 
 pub use run::{RunEnd, run};
-pub use world::{EngineFactory, Held, LazyEngine, Options, World};
+pub use world::{EngineFactory, Held, LazyEngine, Options, Stops, World};
