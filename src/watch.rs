@@ -92,6 +92,12 @@ impl Interest {
     pub fn add(&mut self, paths: impl IntoIterator<Item = String>) {
         self.paths.extend(paths);
     }
+
+    /// Relies on all that `other` does, and on these.
+    pub fn merge(&mut self, other: Self, paths: impl IntoIterator<Item = String>) {
+        self.paths.extend(other.paths);
+        self.paths.extend(paths);
+    }
 }
 
 /// Absolute paths that count, and the folders that tell of them.

@@ -27,9 +27,8 @@ const WRITE: EventKind = EventKind::Modify(ModifyKind::Data(DataChange::Any));
 #[test]
 fn only_what_was_relied_on_counts() {
     let (folder, mut watcher) = world();
-    let mut paths = |kind: EventKind, path: &str| -> Vec<String> {
-        watcher.take(event(kind, folder.path().join(path))).paths.into_iter().collect()
-    };
+    let mut paths =
+        |kind: EventKind, path: &str| -> Vec<String> { watcher.take(event(kind, folder.path().join(path))).paths.into_iter().collect() };
     assert_eq!(paths(WRITE, "images/a/Dockerfile"), ["images/a/Dockerfile"]);
     assert_eq!(paths(EventKind::Create(CreateKind::File), "images/a/src/new"), ["images/a/src/new"]);
     assert_eq!(paths(EventKind::Create(CreateKind::Folder), "images/a/missing"), ["images/a/missing"], "above what is missing");

@@ -207,8 +207,9 @@ pub struct WatchFlags {
     pub watch: bool,
 
     /// Asks the registries so often whether bases have moved, like 15m, and moves igraph.lock as `update` does
-    #[arg(long, value_name = "DURATION", value_parser = parse_timeout, requires = "watch", conflicts_with_all = ["locked", "dry_run"])]
-    pub bases: Option<Duration>,
+    #[arg(long = "bases", value_name = "DURATION", value_parser = parse_timeout)]
+    #[arg(requires = "watch", conflicts_with_all = ["locked", "dry_run"])]
+    pub ask_bases: Option<Duration>,
 }
 
 /// What is decided to run.

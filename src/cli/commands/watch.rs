@@ -44,7 +44,7 @@ pub fn run(verb: &'static str, depth: Depth, args: &Watched, context: &Context<'
         return Err(Error::Usage { message: "--watch reads patterns again and again, and stdin can be read once".to_owned(), hint });
     }
     Reporting::check(&args.verb.output)?;
-    let mut watch = Watch::begin(verb, depth, &args.verb, args.watch.bases, context)?;
+    let mut watch = Watch::begin(verb, depth, &args.verb, args.watch.ask_bases, context)?;
     watch.run()
 }
 
@@ -84,6 +84,8 @@ struct Watch<'a> {
     told: Option<String>,
     /// The lock as igraph left it.
     lock: Option<Vec<u8>>,
+    /// What the last whole evaluation relied on.
+    interest: Interest,
     /// The last plan that was shown.
     shown: Option<Vec<u8>>,
     /// How often bases are asked after, and when next.
@@ -142,6 +144,7 @@ impl<'a> Watch<'a> {
             failed: BTreeMap::new(),
             told: None,
             lock: None,
+            interest: Interest::default(),
             shown: None,
             bases: bases.map(|every| (every, clock.monotonic() + every)),
             clock,
@@ -153,7 +156,7 @@ impl<'a> Watch<'a> {
         loop {
             let changes = std::mem::take(&mut self.pending);
             match self.cycle(&changes, first) {
-                Ok(()) => self.told = None,
+                Ok(()) => {}
                 Err(Error::ClosedPipe) => return Err(Error::ClosedPipe),
                 Err(error) => self.tell(&error),
             }
@@ -292,9 +295,16 @@ impl<'a> Watch<'a> {
                 look.interest(bench.root(), &mut interest);
                 let broken = look.broken();
                 let answer = if broken.is_empty() { then(look) } else { Err(Error::Problems(broken)) };
-                look.digests.save().map_err(|source| Error::Write { path: bench.folder.file_digests(), source })?;
+                if bench.folder.path().is_dir() {
+                    look.digests.save().map_err(|source| Error::Write { path: bench.folder.file_digests(), source })?;
+                }
                 answer
             });
+            match &result {
+                Ok(_) => self.interest = interest.clone(),
+                // what is broken need not be of an image that was matched
+                Err(_) => interest.merge(self.interest.clone(), dockerfiles(&self.catalogue)),
+            }
             let (new, limit) = self.watcher.follow(&interest, whole);
             warn_of(limit.as_ref(), self.context);
             whole = false;
@@ -330,6 +340,9 @@ impl<'a> Watch<'a> {
                 context.printer.document(|out| out.write_all(&text))?;
                 self.shown = Some(text);
             }
+            if broken.is_none() {
+                self.told = None;
+            }
             return broken.map_or(Ok(()), Err);
         }
         // what failed for reasons outside is tried again with every change
@@ -338,8 +351,9 @@ impl<'a> Watch<'a> {
             let summary = Summary::of(look.planner.graph, look.plan);
             Ok((look.has_work(), summary.scope, verb::has_tests(look.planner.graph)))
         })?;
-        if let Some(error) = broken {
-            self.tell(&error);
+        match broken {
+            Some(error) => self.tell(&error),
+            None => self.told = None,
         }
         if first && verb == "test" && !tests {
             context.printer.warn("no test applies to what the patterns match");
@@ -561,6 +575,15 @@ impl Look<'_> {
             }
         }
     }
+}
+
+/// The Dockerfiles of all images and tests.
+fn dockerfiles(catalogue: &Catalogue) -> Vec<String> {
+    let of_tests = catalogue.tests.values().filter_map(|test| match &test.form {
+        TestForm::Dockerfile { dockerfile, .. } => Some(dockerfile.to_string()),
+        TestForm::Run { .. } | TestForm::Exec { .. } => None,
+    });
+    catalogue.images.values().map(|image| image.dockerfile.to_string()).chain(of_tests).collect()
 }
 
 /// A folder and all below it, igraph's own and hidden folders left out; relative to the root.
