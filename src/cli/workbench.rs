@@ -1,7 +1,7 @@
 //! What most commands start from: the workspace, what of it was selected, the records, the lock, and how registries and engines are
 //! reached. Opens as little as the command needs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,12 +16,15 @@ use crate::engine::Engine;
 use crate::engine::docker::{self, Builder, DockerEngine, DockerOptions};
 use crate::engine::fake::FakeEngine;
 use crate::failure::{Failure, Retry};
-use crate::graph::{StandIn, StandIns};
+use crate::graph::{Body, Graph, StandIn, StandIns};
 use crate::keys::FileDigests;
+use crate::label::NodeLabel;
 use crate::lock::LockFile;
 use crate::pattern::{self, Here, Pattern, Selection, Visibility};
 use crate::platform::Platform;
+use crate::problem::nearest;
 use crate::record::{Holder, State, StateFolder, Wait, WriterLock};
+use crate::reference::Reference;
 use crate::registry::{Client, ClientConfig, DockerConfigCredentials, HostConfig, Observer};
 use crate::spec::{self, Catalogue, Destination, Tls};
 
@@ -179,6 +182,32 @@ impl<'a> Workbench<'a> {
                 (given.base.clone(), source)
             })
             .collect()
+    }
+
+    /// Every `--base` stands for a base that is there: a slip would let the real one through.
+    pub fn check_stand_ins(&self, graph: &Graph<'_>, given: &StandIns) -> Result<(), Error> {
+        let mut bases: BTreeSet<String> = BTreeSet::new();
+        let mut used: BTreeSet<&Reference> = BTreeSet::new();
+        for index in graph.order() {
+            let node = graph.node(*index);
+            let Body::Base(base) = &node.body else { continue };
+            let provided = base.entry.iter().flat_map(|entry| entry.provides.iter().map(|name| &name.reference));
+            let from = match (base.entry.map(|entry| &entry.from), &node.owner) {
+                (Some(spec::BaseFrom::Registry(reference)), _) | (None, NodeLabel::Outside(reference)) => Some(reference),
+                _ => None,
+            };
+            for reference in provided.chain(from) {
+                bases.insert(reference.familiar());
+                used.extend(given.get_key_value(reference).map(|(reference, _)| reference));
+            }
+        }
+        let Some(stray) = given.keys().find(|reference| !used.contains(reference)) else { return Ok(()) };
+        let name = stray.familiar();
+        let hint = match nearest(&name, bases.iter().map(String::as_str)) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("the bases here are {}", bases.into_iter().collect::<Vec<_>>().join(", ")),
+        };
+        Err(Error::Usage { message: format!("`--base {name}=…`: nothing that was selected stands on `{name}`"), hint: Some(hint) })
     }
 
     /// The engine's kind and results version, for keys: known without asking it.

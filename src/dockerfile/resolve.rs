@@ -140,7 +140,7 @@ impl<'a> Resolver<'a> {
         let base = match named {
             Some(stage) => FromTarget::Stage(stage),
             None if reference.value == "scratch" => FromTarget::Scratch,
-            None => FromTarget::Image(reference.value),
+            None => FromTarget::Image(ImageUse::key_of(&reference.value, platform.as_ref().filter(|own| *own != self.request.platform))),
         };
         Ok(Head { base, platform, names: expander.names, pattern: expander.pattern })
     }
@@ -300,8 +300,8 @@ impl<'a> Resolver<'a> {
             base => {
                 let env = config.as_ref().map_or(&[][..], |config| &config.env[..]);
                 let mut scope = Scope::of_base(env);
-                if let (FromTarget::Image(text), None) = (base, &config) {
-                    scope.unknown_base = Some(text.clone());
+                if let (FromTarget::Image(key), None) = (base, &config) {
+                    scope.unknown_base = Some(ImageUse::of_key(key).0.to_owned());
                 }
                 (scope, head.platform.clone().unwrap_or_else(|| self.request.platform.clone()))
             }
@@ -313,11 +313,11 @@ impl<'a> Resolver<'a> {
         if pattern {
             self.feature(Feature::PatternExpansion, &reference);
         }
-        if let FromTarget::Image(text) = &base {
-            if config.is_none() && !self.resolved.configs_needed.contains(text) {
-                self.resolved.configs_needed.push(text.clone());
+        if let FromTarget::Image(key) = &base {
+            if config.is_none() && !self.resolved.configs_needed.contains(key) {
+                self.resolved.configs_needed.push(key.clone());
             }
-            let other = Some(platform.clone()).filter(|platform| platform != self.request.platform);
+            let (text, other) = ImageUse::of_key(key);
             if other.is_some() {
                 self.feature(Feature::Platform, &reference);
             }

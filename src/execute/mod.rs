@@ -3,6 +3,7 @@
 mod attempts;
 mod bases;
 mod builds;
+pub mod leftovers;
 mod materials;
 mod names;
 pub mod queue;

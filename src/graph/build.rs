@@ -8,7 +8,7 @@ use petgraph::graph::DiGraph;
 use rayon::prelude::*;
 
 use super::node::*;
-use crate::dockerfile::{self, Configs, Dockerfile, Request};
+use crate::dockerfile::{self, Configs, Dockerfile, ImageUse, Request, UseKind};
 use crate::label::{Label, Name, NodeLabel};
 use crate::pattern::Selection;
 use crate::platform::Platform;
@@ -71,6 +71,7 @@ impl<'c> Graph<'c> {
             configs,
             nodes: DiGraph::default(),
             by_owner: HashMap::new(),
+            bases: HashMap::new(),
             problems: Vec::new(),
             test_files: Mutex::default(),
         }
@@ -111,7 +112,7 @@ impl<'c> Graph<'c> {
         found
     }
 
-    /// The base or image node of an owner.
+    /// The image node of an owner, or the first of its base nodes: a base has one for each platform.
     pub fn find(&self, owner: &NodeLabel) -> Option<NodeIndex> {
         self.by_owner.get(owner).copied()
     }
@@ -135,13 +136,14 @@ struct Builder<'c, 'a> {
     configs: &'a dyn KnownConfigs,
     nodes: DiGraph<Node<'c>, (), u32>,
     by_owner: HashMap<NodeLabel, NodeIndex>,
+    bases: HashMap<(NodeLabel, Platform), NodeIndex>,
     problems: Vec<Problem>,
     /// Test Dockerfiles by their rule: many images share one.
     test_files: Mutex<BTreeMap<Label, DockerfileRead>>,
 }
 
-/// What a Dockerfile refers to: expanded text, whose it is, and where it stands.
-type References = Vec<(String, Target, std::ops::Range<usize>)>;
+/// What a Dockerfile refers to: by key, whose it is, the platform wanted, and where it stands.
+type References = Vec<(String, Target, Platform, std::ops::Range<usize>)>;
 
 /// An image whose Dockerfile is read, with its tests.
 struct Read<'c> {
@@ -211,7 +213,7 @@ impl<'c> Builder<'c, '_> {
                 match read {
                     Ok(read) => {
                         let tested = read.tests.iter().flat_map(|test| &test.references);
-                        for (_, target, _) in read.references.iter().chain(tested) {
+                        for (_, target, ..) in read.references.iter().chain(tested) {
                             if let Target::Entry(parent) = target
                                 && self.catalogue.images.contains_key(parent)
                                 && seen.insert(parent.clone())
@@ -279,11 +281,9 @@ impl<'c> Builder<'c, '_> {
         let mut found = References::new();
         let mut problems = Vec::new();
         for reference in &resolved.references {
-            if found.iter().any(|(text, ..)| *text == reference.text) {
-                continue;
-            }
-            match self.target(&reference.text) {
-                Ok(target) => found.push((reference.text.clone(), target, reference.span.clone())),
+            let wanted = reference.platform.as_ref().unwrap_or(platform);
+            match self.target(&reference.text).and_then(|target| self.check_platform(reference, target, wanted)) {
+                Ok(target) => found.push((reference.key(), target, wanted.clone(), reference.span.clone())),
                 Err(problem) => problems.push(problem.at(dockerfile.source(), reference.span.clone())),
             }
         }
@@ -302,6 +302,24 @@ impl<'c> Builder<'c, '_> {
         })
     }
 
+    /// A stage starts from an image for its own platform.
+    fn check_platform(&self, reference: &ImageUse, target: Target, wanted: &Platform) -> Result<Target, Problem> {
+        let own = match &target {
+            Target::Entry(label) => match (self.catalogue.images.get(label), self.catalogue.bases.get(label)) {
+                (Some(image), _) => image.platform.clone(),
+                (None, Some(base)) => base.platform_for(wanted),
+                (None, None) => return Ok(target),
+            },
+            Target::Outside(_) | Target::Subject => return Ok(target),
+        };
+        if reference.kind != UseKind::From || (own.os(), own.architecture()) == (wanted.os(), wanted.architecture()) {
+            return Ok(target);
+        }
+        let is = target.owner().map(|owner| owner.to_string()).unwrap_or_default();
+        Err(Problem::new(format!("`{}` is {is}, which is for {own}, and is wanted for {wanted} here", reference.text))
+            .hint(format!("set `platform` of one of the two, or write `FROM --platform={own}`")))
+    }
+
     /// Adds a node for every image that was read, and for every base referred to.
     fn add_owners(&mut self, images: &BTreeMap<Label, Read<'c>>) {
         for (label, read) in images {
@@ -316,18 +334,29 @@ impl<'c> Builder<'c, '_> {
             self.by_owner.insert(owner, index);
         }
         for read in images.values() {
-            for (_, target, _) in &read.references {
-                self.add_base(target);
+            for (_, target, platform, span) in &read.references {
+                self.add_base(target, platform, read.dockerfile.parsed.source(), span);
             }
         }
     }
 
     /// The node of a target, added when it is a base that is not there yet.
-    fn add_base(&mut self, target: &Target) -> Option<NodeIndex> {
+    fn add_base(&mut self, target: &Target, wanted: &Platform, source: &Arc<Source>, span: &std::ops::Range<usize>) -> Option<NodeIndex> {
         let owner = target.owner()?;
-        if let Some(index) = self.by_owner.get(&owner) {
+        if let Target::Entry(label) = target
+            && self.catalogue.images.contains_key(label)
+        {
+            return self.by_owner.get(&owner).copied();
+        }
+        let platform = match target {
+            Target::Entry(label) => self.catalogue.bases.get(label)?.platform_for(wanted),
+            _ => wanted.clone(),
+        };
+        let key = (owner, platform);
+        if let Some(index) = self.bases.get(&key) {
             return Some(*index);
         }
+        let place = Place { source: source.clone(), span: span.clone(), note: None };
         let (entry, source) = match target {
             Target::Outside(reference) => (None, BaseSource::Registry(reference.clone())),
             Target::Entry(label) => {
@@ -346,9 +375,10 @@ impl<'c> Builder<'c, '_> {
         }
         let stand_in = stood_for.iter().find_map(|reference| self.options.stand_ins.get(*reference));
         let source = stand_in.map_or(source, |stand_in| BaseSource::StandIn(stand_in.clone()));
-        let platform = entry.map_or(self.options.platform, |entry| &entry.platform).clone();
-        let index = self.nodes.add_node(Node { owner: owner.clone(), platform, body: Body::Base(BaseNode { source, entry }) });
-        self.by_owner.insert(owner, index);
+        let (owner, platform) = key.clone();
+        let index = self.nodes.add_node(Node { owner, platform, body: Body::Base(BaseNode { source, entry, place }) });
+        self.by_owner.entry(key.0.clone()).or_insert(index);
+        self.bases.insert(key, index);
         Some(index)
     }
 
@@ -364,15 +394,15 @@ impl<'c> Builder<'c, '_> {
 
     fn link(&mut self, from: NodeIndex, source: &Arc<Source>, references: &References) -> BTreeMap<String, NodeIndex> {
         let mut parents = BTreeMap::new();
-        for (text, target, span) in references {
-            match (self.add_base(target), target) {
+        for (key, target, platform, span) in references {
+            match (self.add_base(target, platform, source, span), target) {
                 (Some(to), _) => {
                     self.nodes.update_edge(from, to, ());
-                    parents.insert(text.clone(), to);
+                    parents.insert(key.clone(), to);
                 }
                 (None, Target::Entry(label)) if self.problems.is_empty() => self
                     .problems
-                    .push(Problem::new(format!("`{text}` is {label}, which is neither image nor base")).at(source, span.clone())),
+                    .push(Problem::new(format!("`{key}` is {label}, which is neither image nor base")).at(source, span.clone())),
                 (None, _) => {}
             }
         }
@@ -394,8 +424,8 @@ impl<'c> Builder<'c, '_> {
             for (position, index) in path.iter().enumerate() {
                 let next = &self.nodes[path[(position + 1) % path.len()]].owner;
                 let read = self.nodes[*index].owner.entry().and_then(|label| images.get(label));
-                if let Some((read, (_, _, span))) = read.and_then(|read| {
-                    read.references.iter().find(|(_, target, _)| target.owner().as_ref() == Some(next)).map(|found| (read, found))
+                if let Some((read, (.., span))) = read.and_then(|read| {
+                    read.references.iter().find(|(_, target, ..)| target.owner().as_ref() == Some(next)).map(|found| (read, found))
                 }) {
                     problem = problem.at_with(read.dockerfile.parsed.source(), span.clone(), format!("this is {next}"));
                 }
@@ -574,9 +604,26 @@ struct ByText<'a> {
 }
 
 impl Configs for ByText<'_> {
-    fn config(&self, reference: &str) -> Option<Arc<crate::image::ImageConfig>> {
-        let owner = self.builder.target(reference).ok()?.owner()?;
-        self.builder.configs.known(&owner, self.platform)
+    fn config(&self, image: &str) -> Option<Arc<crate::image::ImageConfig>> {
+        let (text, other) = ImageUse::of_key(image);
+        let wanted = other.as_ref().unwrap_or(self.platform);
+        let catalogue = self.builder.catalogue;
+        match self.builder.target(text).ok()? {
+            Target::Entry(label) => match catalogue.bases.get(&label) {
+                Some(base) => {
+                    let owner = match &base.from {
+                        spec::BaseFrom::Registry(reference) => NodeLabel::Outside(reference.clone()),
+                        _ => NodeLabel::Entry(label),
+                    };
+                    self.builder.configs.known(&owner, &base.platform_for(wanted))
+                }
+                None => {
+                    let platform = &catalogue.images.get(&label)?.platform;
+                    self.builder.configs.known(&NodeLabel::Entry(label.clone()), platform)
+                }
+            },
+            target => self.builder.configs.known(&target.owner()?, wanted),
+        }
     }
 }
 

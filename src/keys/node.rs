@@ -9,7 +9,7 @@
 //! | `arg N` | image, test | value of a declared build arg |
 //! | `platform` `target` `network` `epoch` | image, test | the setting |
 //! | `secret I`, `ssh I` | image | that it may be mounted, never its value |
-//! | `base R` | image, test | manifest digest, or image id of a local base |
+//! | `base R`, `base R for P` | image, test | manifest digest, or image id of a local base; P where another platform's |
 //! | `parent L` | image, test | image id |
 //! | `command N`, `env N` | test, base | what is run |
 //! | `subject` | test | image id |
@@ -162,7 +162,11 @@ impl Keys<'_> {
                 let source = Arc::new(Source { path: "--base".to_owned(), text: path.to_string_lossy().into_owned() });
                 let whole = 0..source.text.len();
                 let (parts, files) = self.tree(&path.to_string_lossy(), &Place { source, span: whole, note: None })?;
-                own([parts, vec![platform_part, Component::new("stand-in", "yes")]].concat(), files)
+                own(
+                    [parts, vec![platform_part, Component::new("epoch", self.epoch.to_string()), Component::new("stand-in", "yes")]]
+                        .concat(),
+                    files,
+                )
             }
         }
     }
@@ -275,9 +279,10 @@ pub fn names_components<'a>(
     parts
 }
 
-/// Components of what a node gets from the nodes it depends on.
-pub fn dependency(owner: &NodeLabel, is_base: bool, value: &str) -> Component {
-    Component::new(format!("{} {owner}", if is_base { "base" } else { "parent" }), value)
+/// Components of what a node gets from the nodes it depends on; `other` is the platform of a base that is not the node's.
+pub fn dependency(owner: &NodeLabel, is_base: bool, other: Option<&Platform>, value: &str) -> Component {
+    let of = other.map_or_else(String::new, |platform| format!(" for {platform}"));
+    Component::new(format!("{} {owner}{of}", if is_base { "base" } else { "parent" }), value)
 }
 
 /// All that the answers relied on, of many nodes.

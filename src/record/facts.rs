@@ -133,6 +133,10 @@ fn compression_word(compression: Compression) -> &'static str {
 /// Records `facts`; what was known of the same name, place or digest gives way.
 pub(crate) fn write_facts(connection: &Connection, facts: &Facts) -> rusqlite::Result<()> {
     for name in &facts.names {
+        if name.scope == NameScope::Registry {
+            // igraph has the name again: the next who moves it is reported
+            connection.prepare_cached("DELETE FROM foreign_moves WHERE name = ?1")?.execute([name.name.to_string()])?;
+        }
         connection
             .prepare_cached(
                 "INSERT OR REPLACE INTO names (scope, name, image, manifest, key, node, run, at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",

@@ -344,7 +344,7 @@ fn read_base(fields: &Fields<'_, '_>, origin: Origin, scope: &Scope<'_>, sink: &
     let before = sink.problems.len();
     let provides = read_provides(fields, sink);
     let from = read_from(fields, scope, sink);
-    let platform = platform(fields, sink).unwrap_or_else(Platform::host);
+    let platform = platform(fields, sink);
     let from = from?;
     (sink.problems.len() == before).then_some(Base { provides, from, platform, origin })
 }

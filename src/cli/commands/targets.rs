@@ -62,6 +62,7 @@ pub fn run(args: &Targets, context: &Context<'_>) -> Result<Exit, Error> {
     let scope = if args.affected.is_some() { bench.everything() } else { selected.clone() };
     let options = GraphOptions { depth: Depth::Push, stand_ins: &stand_ins, destination: &destination, platform: &bench.platform };
     let graph = Graph::build(&bench.catalogue, &scope, &options, &records).map_err(Error::Problems)?;
+    bench.check_stand_ins(&graph, &stand_ins)?;
     let keys = Keys {
         root: bench.root(),
         digests: &digests,

@@ -16,10 +16,13 @@ use crate::clock::{Clock, Timestamp};
 use crate::digest::ImageId;
 use crate::event::{Event, NodeKind, Sink};
 use crate::execute::{self, EngineFactory, LazyEngine, Options, Stops, World};
-use crate::graph::{Body, Depth, Graph, GraphOptions, NodeIndex};
+use crate::graph::{BaseSource, Body, Depth, Graph, GraphOptions, NodeIndex};
 use crate::keys::{FileDigests, Keys};
 use crate::label::NodeLabel;
+use crate::lock::{LOCK_FILE, LockFile};
 use crate::plan::{Decision, Planner, PlannerOptions, Records, Value};
+use crate::problem::Problem;
+use crate::reason::reasons_of_step;
 use crate::record::{Recorder, State};
 use crate::registry::Client;
 use crate::report;
@@ -48,6 +51,10 @@ pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>)
     let destination = bench.destination(args.registry.as_ref())?;
     let options = GraphOptions { depth, stand_ins: &stand_ins, destination: &destination, platform: &bench.platform };
     let graph = Graph::build(&bench.catalogue, &selection, &options, &records).map_err(Error::Problems)?;
+    bench.check_stand_ins(&graph, &stand_ins)?;
+    if args.plan.locked {
+        all_locked(&graph, &lock)?;
+    }
     if verb == "test" && !has_tests(&graph) {
         context.printer.warn("no test applies to what the patterns match");
         return Ok(Exit::NoTests);
@@ -74,6 +81,11 @@ pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>)
     if dry {
         let stale = crate::cli::plan_view::show(&planner, &plan, args, context)?;
         return Ok(if args.plan.check && stale { Exit::ImageFailed } else { Exit::Done });
+    }
+    if depth == Depth::Push {
+        for warning in execute::leftovers::before(&state, &bench.catalogue, &graph)? {
+            context.printer.warn(warning);
+        }
     }
     let summary = Summary::of(&graph, &plan);
     if summary.nothing && !args.plan.verify {
@@ -137,6 +149,23 @@ fn fresh_steps<'p>(
     })
 }
 
+/// With `--locked`: every base of a registry is in the lock. All that are not are told together.
+pub fn all_locked(graph: &Graph<'_>, lock: &LockFile) -> Result<(), Error> {
+    let missing = |index: &NodeIndex| {
+        let node = graph.node(*index);
+        let Body::Base(base) = &node.body else { return None };
+        let BaseSource::Registry(reference) = &base.source else { return None };
+        if lock.entry(reference, &node.platform).is_some() {
+            return None;
+        }
+        let message = format!("{} for {} is not in {LOCK_FILE}, and `--locked` forbids adding it", reference.familiar(), node.platform);
+        let hint = format!("run `igraph update {}`, and commit {LOCK_FILE}", reference.familiar());
+        Some(Problem { message, places: vec![base.place.clone()], hint: Some(hint) })
+    };
+    let problems: Vec<Problem> = graph.order().iter().filter_map(missing).collect();
+    if problems.is_empty() { Ok(()) } else { Err(Error::Problems(problems)) }
+}
+
 /// Whether any test applies to what was matched.
 pub fn has_tests(graph: &Graph<'_>) -> bool {
     graph.order().iter().any(|index| {
@@ -183,9 +212,11 @@ impl Summary {
     pub fn of(graph: &Graph<'_>, plan: &[(NodeIndex, Decision)]) -> Self {
         let mut summary = Self { nothing: true, scope: Default::default(), stale: Default::default(), maybe: Default::default() };
         for (index, decision) in plan {
-            for (_, kind) in graph.node(*index).steps() {
+            for (step, kind) in graph.node(*index).steps() {
                 *summary.scope.of(kind) += 1;
                 match decision {
+                    // of an image's names, those that are right stay
+                    Decision::Run { reasons, .. } if !reasons.is_empty() && reasons_of_step(reasons, &step).is_empty() => {}
                     Decision::Fresh(_) | Decision::Blocked(_) | Decision::Broken(_) => {}
                     Decision::Run { .. } => *summary.stale.of(kind) += 1,
                     Decision::Maybe(_) => *summary.maybe.of(kind) += 1,
@@ -232,7 +263,7 @@ pub struct Session<'a> {
 
 impl Session<'_> {
     /// Runs; returns the exit code and the run's id.
-    pub fn run(&self, summary: &Summary, lock: &crate::lock::LockFile) -> Result<(Exit, String), Error> {
+    pub fn run(&self, summary: &Summary, lock: &LockFile) -> Result<(Exit, String), Error> {
         let context = self.bench.context;
         let client = self.bench.client(self.clock.clone(), None)?;
         let started = self.clock.now();
@@ -278,6 +309,11 @@ impl Session<'_> {
             held: execute::Held::new(self.clock.now()),
         };
         let end = execute::run(&world);
+        if self.depth == Depth::Push {
+            for (node, message) in execute::leftovers::after(self.state, self.planner.graph)? {
+                reporting.emit(&Event::Warning { at: self.clock.now(), node: Some(node), message });
+            }
+        }
         self.digests.save().map_err(|source| Error::Write { path: self.bench.folder.file_digests(), source })?;
         let exit = match context.signals.first() {
             Some(number) => Exit::Signal(number),
@@ -346,7 +382,10 @@ impl Session<'_> {
                 .collect();
             threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect()
         });
-        let refused: Vec<_> = failures.into_iter().filter(|failure| failure.group.is_some()).collect();
+        let refused: Vec<_> = failures
+            .into_iter()
+            .filter(|failure| failure.group.as_deref().is_some_and(|group| group.starts_with("credentials ")))
+            .collect();
         if refused.is_empty() {
             return Ok(());
         }

@@ -27,6 +27,7 @@ use crate::label::NodeLabel;
 use crate::lock::{LOCK_FILE, LockFile};
 use crate::pattern::{Here, Selection};
 use crate::plan::{Decision, Planner, PlannerOptions, Records};
+use crate::platform::Platform;
 use crate::problem::Problem;
 use crate::record::State;
 use crate::report;
@@ -100,8 +101,8 @@ struct Look<'l> {
     digests: &'l FileDigests,
 }
 
-/// The own components of nodes, by label: what files and build files make of them.
-type Owns = BTreeMap<NodeLabel, Vec<Component>>;
+/// The own components of nodes: what files and build files make of them.
+type Owns = BTreeMap<(NodeLabel, Platform), Vec<Component>>;
 
 impl<'a> Watch<'a> {
     fn begin(verb: &'static str, depth: Depth, args: &'a Verb, bases: Option<Duration>, context: &'a Context<'a>) -> Result<Self, Error> {
@@ -507,6 +508,10 @@ impl Planning<'_> {
         let destination = bench.destination(self.args.registry.as_ref())?;
         let options = GraphOptions { depth: self.depth, stand_ins: &stand_ins, destination: &destination, platform: &bench.platform };
         let graph = Graph::build(&bench.catalogue, &self.selection, &options, &records).map_err(Error::Problems)?;
+        bench.check_stand_ins(&graph, &stand_ins)?;
+        if self.args.plan.locked {
+            verb::all_locked(&graph, &lock)?;
+        }
         let keys = Keys {
             root: bench.root(),
             digests: &digests,
@@ -547,7 +552,8 @@ impl Look<'_> {
     fn owns(&self) -> Owns {
         let own = |(index, _): &(NodeIndex, Decision)| {
             let own = self.planner.own(*index)?;
-            Some((self.planner.graph.node(*index).label(), own.components.clone()))
+            let node = self.planner.graph.node(*index);
+            Some(((node.label(), node.platform.clone()), own.components.clone()))
         };
         self.plan.iter().filter_map(own).collect()
     }
@@ -605,8 +611,8 @@ fn tree(root: &Path, folder: &str) -> Vec<String> {
 
 /// The nodes of both whose own components differ.
 fn different(before: &Owns, after: &Owns) -> BTreeSet<NodeLabel> {
-    let differs = |(label, own): (&NodeLabel, &Vec<Component>)| after.get(label).is_some_and(|now| now != own).then(|| label.clone());
-    before.iter().filter_map(differs).collect()
+    let differ = before.iter().filter(|(node, own)| after.get(*node).is_some_and(|now| now != *own));
+    differ.map(|((label, _), _)| label.clone()).collect()
 }
 
 /// The engine of the cycles before, if it is still the one that is asked for.
