@@ -213,7 +213,7 @@ fn every_way_to_change_a_file() {
         fs::rename(world.path("images/app/one/src/.a.swp"), world.path("images/app/one/src/a")).unwrap();
     });
     edit("a new file", true, &|world| world.write("images/app/one/src/deep/new", "new"));
-    edit("a removed one", true, &|world| fs::remove_file(world.path("images/app/one/src/deep/new")).unwrap());
+    edit("a removed one, which was so before", false, &|world| fs::remove_file(world.path("images/app/one/src/deep/new")).unwrap());
     edit("an executable bit", true, &|world| {
         fs::set_permissions(world.path("images/app/one/src/a"), fs::Permissions::from_mode(0o755)).unwrap();
     });
