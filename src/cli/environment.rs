@@ -35,6 +35,7 @@ variables! {
     NO_COLOR = "NO_COLOR": "not empty: no colour";
     CI = "CI": "not empty and not `false` or `0`: --console auto is the plain console, on a terminal too";
     TERM = "TERM": "`dumb`: no colour, and --console auto is the plain console";
+    PATH = "PATH": "where `doctor` looks for programs, and the commands of bases are found";
     COLUMNS = "COLUMNS": "the width to cut lines of the console to, instead of the terminal's";
 }
 
@@ -121,7 +122,7 @@ impl Environment {
             ci: text(CI).is_some_and(|value| !matches!(value.as_str(), "0" | "false")),
             dumb: text(TERM).is_none_or(|value| value == "dumb"),
             columns: text(COLUMNS).and_then(|value| value.parse().ok()).filter(|columns| *columns > 0),
-            path: lookup("PATH"),
+            path: lookup(PATH),
             fake_engine: text("IGRAPH_TEST_ENGINE").is_some_and(|value| value == "fake"),
             poll: text("IGRAPH_TEST_WATCH").is_some_and(|value| value == "poll"),
             fake_log: path("IGRAPH_FAKE_LOG"),

@@ -68,18 +68,44 @@ impl<'a> Workbench<'a> {
 
     /// Resolves patterns, `@file` and `@-` among them, over all images.
     pub fn select(&self, patterns: &[String], exclude: &[String]) -> Result<Selection, Error> {
-        let patterns =
-            if patterns.is_empty() { vec![Pattern::all_from(&self.here).map_err(Error::Pattern)?] } else { self.patterns(patterns)? };
+        let implied = patterns.is_empty();
+        let patterns = match implied {
+            true => vec![Pattern::all_from(&self.here).map_err(|_| self.nothing_here())?],
+            false => self.patterns(patterns)?,
+        };
         let entries = self
             .catalogue
             .images
             .iter()
             .map(|(label, image)| (label.clone(), if image.manual { Visibility::Manual } else { Visibility::Usual }));
-        let selection = pattern::resolve(&patterns, &self.patterns(exclude)?, &entries.collect()).map_err(Error::Problems)?;
+        let entries = entries.collect();
+        if implied && !self.catalogue.images.keys().any(|label| patterns[0].matches(label)) && !self.catalogue.images.is_empty() {
+            return Err(self.nothing_here());
+        }
+        let selection = pattern::resolve(&patterns, &self.patterns(exclude)?, &entries).map_err(Error::Problems)?;
         for warning in &selection.warnings {
             self.context.printer.warn(warning);
         }
+        if patterns.is_empty() && !self.context.global.quiet {
+            self.context.printer.say("igraph: nothing to do (no pattern was given)");
+        }
         Ok(selection)
+    }
+
+    /// No pattern was given, and the current folder holds no image.
+    fn nothing_here(&self) -> Error {
+        let inside = self.here.current.strip_prefix(&*self.here.packages).map(|rest| rest.trim_start_matches('/'));
+        let above = inside.and_then(|path| {
+            let packages = self.catalogue.images.keys().map(|label| label.package.as_str());
+            packages
+                .filter(|package| path.strip_prefix(package).is_some_and(|rest| rest.starts_with('/')))
+                .max_by_key(|package| package.len())
+        });
+        let hint = match above {
+            Some(package) => format!("write `//{package}:` for the package above, or `//...` for everything"),
+            None => "write `//...` for everything".to_owned(),
+        };
+        Error::Usage { message: format!("there is no image in `{}` or below it", self.here.current), hint: Some(hint) }
     }
 
     /// Parses patterns; `@FILE` and `@-` stand for the lines there.
@@ -230,27 +256,8 @@ impl<'a> Workbench<'a> {
         match choice(self, world) {
             Choice::Docker(host) => {
                 let environment = self.context.environment;
-                let endpoint = docker::choose_endpoint(docker::EndpointInputs {
-                    explicit: host.as_deref(),
-                    environment: &environment.docker_variables(),
-                    config_folder: environment.docker_config.as_deref(),
-                })
-                .map_err(|error| {
-                    let failure = Failure::infra(error.to_string()).retry(Retry::Never);
-                    match error.hint() {
-                        Some(hint) => failure.hint(hint),
-                        None => failure,
-                    }
-                })?;
-                let scratch = self.folder.bases();
-                Ok(Arc::new(DockerEngine::connect(DockerOptions {
-                    endpoint,
-                    builder: Builder::Auto,
-                    owner: self.owner(),
-                    run: run.to_owned(),
-                    scratch,
-                    environment: Arc::new(super::environment::secret),
-                })?))
+                let owner = self.owner();
+                connect(environment, host.as_deref(), owner, run, self.folder.bases())
             }
             Choice::Fake => {
                 let fake = FakeEngine::new();
@@ -261,6 +268,36 @@ impl<'a> Workbench<'a> {
             }
         }
     }
+}
+
+/// Connects to a Docker Engine.
+pub fn connect(
+    environment: &Environment,
+    host: Option<&str>,
+    owner: String,
+    run: &str,
+    scratch: PathBuf,
+) -> Result<Arc<dyn Engine>, Failure> {
+    let endpoint = docker::choose_endpoint(docker::EndpointInputs {
+        explicit: host,
+        environment: &environment.docker_variables(),
+        config_folder: environment.docker_config.as_deref(),
+    })
+    .map_err(|error| {
+        let failure = Failure::infra(error.to_string()).retry(Retry::Never);
+        match error.hint() {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    })?;
+    Ok(Arc::new(DockerEngine::connect(DockerOptions {
+        endpoint,
+        builder: Builder::Auto,
+        owner,
+        run: run.to_owned(),
+        scratch,
+        environment: Arc::new(super::environment::secret),
+    })?))
 }
 
 enum Choice {

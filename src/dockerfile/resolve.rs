@@ -160,7 +160,7 @@ impl<'a> Resolver<'a> {
         let names: Vec<&str> = stages.iter().filter_map(|stage| stage.image.name.as_ref()).map(|name| name.value.as_str()).collect();
         let problem = Problem::new(format!("there is no stage `{target}`")).at(self.source(), stages[0].from.span.clone());
         Err(match (nearest(&lower, names.iter().copied()), names.is_empty()) {
-            (Some(near), _) => problem.hint(format!("did you mean `{near}`")),
+            (Some(near), _) => problem.hint(format!("did you mean `{near}`?")),
             (None, true) => problem.hint("no stage has a name; give it one with `FROM … AS name`"),
             (None, false) => problem.hint(format!("there are `{}`", names.join("`, `"))),
         })

@@ -344,7 +344,11 @@ fn make(
             class: verdict.class,
             retry: verdict.retry,
             message,
-            hint: verdict.evidence,
+            hint: match code {
+                126 => Some("its first line or its mode does not let it run: is it executable?".to_owned()),
+                127 => Some("a program is looked for in PATH, or, written with a `/`, from the package's folder".to_owned()),
+                _ => verdict.evidence,
+            },
             exit_code: Some(code),
             group: verdict.group.map(str::to_owned),
         });

@@ -10,9 +10,9 @@ pub mod queue;
 pub mod retry;
 mod run;
 mod spool;
-pub mod tested;
 mod tests_of;
 mod world;
 
+pub use crate::plan::tested;
 pub use run::{RunEnd, run};
 pub use world::{EngineFactory, Held, LazyEngine, Options, Stops, World};

@@ -25,6 +25,7 @@ struct Held {
 impl Held {
     fn file(&mut self, parent: &std::path::Path, diff_id: Digest) -> Result<PathBuf, Failure> {
         if self.folder.is_none() {
+            // nothing else may have needed it yet
             let made = std::fs::create_dir_all(parent).and_then(|()| tempfile::Builder::new().prefix("layers-").tempdir_in(parent));
             self.folder = Some(made.map_err(|error| super::attempts::disk_failure(&error, "the folder of packed layers"))?);
         }

@@ -156,6 +156,9 @@ pub struct World<'a> {
     pub held: Held,
 }
 
+/// Locks that are made when first asked for.
+type Turns<Key> = Mutex<BTreeMap<Key, Arc<Mutex<()>>>>;
+
 /// What execution keeps during a run.
 pub struct Held {
     /// Images that were found or brought in, by id.
@@ -163,9 +166,9 @@ pub struct Held {
     /// Layers on their way out of the engine.
     pub(super) spool: Spool,
     /// Held while a reference is resolved for a platform.
-    resolving: Mutex<BTreeMap<(Reference, Platform), Arc<Mutex<()>>>>,
+    resolving: Turns<(Reference, Platform)>,
     /// Whose turn it is to publish, by repository.
-    repositories: Mutex<BTreeMap<String, Arc<Mutex<()>>>>,
+    repositories: Turns<String>,
     /// Randomness for waits: the state of a small generator.
     chance: Mutex<u64>,
 }

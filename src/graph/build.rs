@@ -12,7 +12,7 @@ use crate::dockerfile::{self, Configs, Dockerfile, ImageUse, Request, UseKind};
 use crate::label::{Label, Name, NodeLabel};
 use crate::pattern::Selection;
 use crate::platform::Platform;
-use crate::problem::{Place, Problem, Source};
+use crate::problem::{Place, Problem, Source, nearest};
 use crate::reference::Reference;
 use crate::spec::{self, Catalogue, Destination};
 use crate::stamp::Stamp;
@@ -237,7 +237,7 @@ impl<'c> Builder<'c, '_> {
         };
         let dockerfile = read_dockerfile(&self.catalogue.root, &image.dockerfile, &image.origin.field("dockerfile"), dockerfile::parse)?;
         let platform = &image.platform;
-        let references = self.references(&dockerfile.parsed, image.target.as_deref(), &crate::keys::image_arguments(image), platform)?;
+        let references = self.references(&dockerfile.parsed, image.target.as_deref(), &spec::image_arguments(image), platform)?;
         let mut tests = Vec::new();
         if self.options.depth >= Depth::Test {
             for test in &image.tests {
@@ -263,7 +263,7 @@ impl<'c> Builder<'c, '_> {
                 read
             }
         };
-        let args = crate::keys::test_arguments(spec, image_label, image);
+        let args = spec::test_arguments(spec, image_label, image);
         let references = self.references(&dockerfile.parsed, None, &args, &image.platform)?;
         Ok(TestRead { name: label.name.clone(), spec, dockerfile: Some(dockerfile), references })
     }
@@ -284,7 +284,19 @@ impl<'c> Builder<'c, '_> {
             let wanted = reference.platform.as_ref().unwrap_or(platform);
             match self.target(&reference.text).and_then(|target| self.check_platform(reference, target, wanted)) {
                 Ok(target) => found.push((reference.key(), target, wanted.clone(), reference.span.clone())),
-                Err(problem) => problems.push(problem.at(dockerfile.source(), reference.span.clone())),
+                Err(problem) => {
+                    let written = dockerfile.source().text.get(reference.span.clone()).unwrap_or_default();
+                    let problem = match problem.hint {
+                        None if written.contains('$') => {
+                            problem.hint(format!("`{written}` became that: give its arguments values, with `ARG NAME=…` or in `args`"))
+                        }
+                        None if self.target(&written.to_lowercase()).is_ok() => {
+                            problem.hint(format!("did you mean `{}`?", written.to_lowercase()))
+                        }
+                        _ => problem,
+                    };
+                    problems.push(problem.at(dockerfile.source(), reference.span.clone()));
+                }
             }
         }
         if problems.is_empty() { Ok(found) } else { Err(problems) }
@@ -634,6 +646,22 @@ fn topological(nodes: &DiGraph<Node<'_>, (), u32>) -> Vec<NodeIndex> {
     order
 }
 
+/// What was probably meant by the path of a Dockerfile that is not there: one nearby, by its path from the same folder.
+fn near_dockerfile(root: &Path, path: &str) -> Option<String> {
+    let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let (above, last) = folder.rsplit_once('/').unwrap_or(("", folder));
+    let names = |folder: &str| -> Vec<String> {
+        let entries = std::fs::read_dir(root.join(folder)).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    };
+    let beside: Vec<String> = names(folder).into_iter().filter(|near| root.join(folder).join(near).is_file()).collect();
+    let folders: Vec<String> = names(above).into_iter().filter(|near| root.join(above).join(near).join(name).is_file()).collect();
+    let join = |parts: [&str; 2]| parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/");
+    let near = nearest(name, beside.iter().map(String::as_str)).map(|near| join([folder, near]));
+    let near = near.or_else(|| nearest(last, folders.iter().map(String::as_str)).map(|near| join([&join([above, near]), name])));
+    Some(near.map_or_else(|| "write it, or say where it lies: `dockerfile: \"…\"`".to_owned(), |near| format!("did you mean `{near}`?")))
+}
+
 fn read_dockerfile(
     root: &Path,
     path: &str,
@@ -644,11 +672,17 @@ fn read_dockerfile(
     let fail = |error: &std::io::Error| {
         let message = match error.kind() {
             std::io::ErrorKind::NotFound => format!("there is no file `{path}`"),
+            std::io::ErrorKind::PermissionDenied => format!("`{path}` can't be read: permission denied"),
             _ => format!("`{path}` can't be read: {error}"),
         };
-        vec![Problem { message, places: vec![place.clone()], hint: None }]
+        let hint = (error.kind() == std::io::ErrorKind::NotFound).then(|| near_dockerfile(root, path)).flatten();
+        vec![Problem { message, places: vec![place.clone()], hint }]
     };
     let metadata = std::fs::metadata(&full).map_err(|error| fail(&error))?;
+    if metadata.is_dir() {
+        let hint = full.join("Dockerfile").is_file().then(|| format!("did you mean `{path}/Dockerfile`?"));
+        return Err(vec![Problem { message: format!("`{path}` is a folder, not a Dockerfile"), places: vec![place.clone()], hint }]);
+    }
     let bytes = std::fs::read(&full).map_err(|error| fail(&error))?;
     let text = String::from_utf8(bytes).map_err(|error| {
         vec![Problem {

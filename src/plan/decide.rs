@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rayon::prelude::*;
 
 use super::past::{NameScope, Past, PastResult};
+use super::tested::{NotTested, PassedTest, Tested};
 use crate::component::{Component, key_of};
 use crate::digest::{Digest, ImageId, Key};
 use crate::dockerfile::Configs;
-use crate::execute::tested::{NotTested, PassedTest, Tested};
 use crate::graph::{BaseNode, BaseSource, Body, GateNode, Graph, ImageNode, NamesNode, Node, NodeIndex, SUBJECT, StandIn, TestNode};
 use crate::image::ImageConfig;
 use crate::keys::{self, KeyError, Keys, Own};

@@ -165,7 +165,7 @@ fn check<'a>(bytes: &'a [u8], file: &Path) -> Result<&'a [u8], RecordError> {
     if version > VERSION {
         return Err(RecordError::Newer { path: file.to_owned(), found: version.into(), known: VERSION.into() });
     }
-    let cut = |detail: &str| RecordError::Damaged { path: file.to_owned(), detail: detail.into() };
+    let cut = |detail: &str| RecordError::DamagedSave { path: file.to_owned(), detail: detail.into() };
     let length: usize = words.next().and_then(|word| word.parse().ok()).ok_or_else(|| cut("its first line is cut short"))?;
     if packed.len() < length {
         return Err(cut(&format!("{} of {length} bytes are there", packed.len())));

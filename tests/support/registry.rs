@@ -188,6 +188,16 @@ impl Registry {
         std::mem::take(&mut self.store().moves)
     }
 
+    /// How many requests there were since the last [`Self::take_requests`].
+    pub fn requests(&self) -> usize {
+        self.store().requests.len()
+    }
+
+    /// How many tags were written since the last [`Self::take_moves`].
+    pub fn moves(&self) -> usize {
+        self.store().moves.len()
+    }
+
     /// All tags, with what each points at.
     pub fn names(&self) -> BTreeMap<String, Digest> {
         let store = self.store();

@@ -79,7 +79,7 @@ pub fn outdated(args: &Outdated, context: &Context<'_>) -> Result<Exit, Error> {
         }
     }
     if moved == 0 && failures.is_empty() {
-        context.printer.say(format_args!("igraph: {} bases, none has moved", bases.len()));
+        context.printer.say(format_args!("igraph: {}, none has moved", count(bases.len())));
     }
     report(&failures, context)
 }
@@ -119,7 +119,7 @@ pub fn update(args: &Update, context: &Context<'_>) -> Result<Exit, Error> {
         lock.insert(entries).map_err(|source| Error::Write { path: bench.root().join(crate::lock::LOCK_FILE), source })?;
     }
     let what = if args.dry_run { "would be moved" } else { "moved" };
-    context.printer.say(format_args!("igraph: {moved} of {} bases {what} in {}", bases.len(), crate::lock::LOCK_FILE));
+    context.printer.say(format_args!("igraph: {moved} of {} {what} in {}", count(bases.len()), crate::lock::LOCK_FILE));
     report(&failures, context)
 }
 
@@ -166,6 +166,10 @@ fn report(failures: &[(String, Failure)], context: &Context<'_>) -> Result<Exit,
         context.printer.error(&Error::Failure(Failure { message, ..failure.clone() }));
     }
     Ok(Exit::of_failures(failures.iter().map(|(_, failure)| (NodeKind::Base, failure))))
+}
+
+fn count(bases: usize) -> String {
+    format!("{bases} base{}", if bases == 1 { "" } else { "s" })
 }
 
 fn name_of(base: &Found) -> String {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::access::SecretSource;
 use crate::cli::args::Verb;
 use crate::cli::environment;
 use crate::cli::error::Error;
@@ -14,6 +15,7 @@ use crate::cli::witness::Witness;
 use crate::cli::workbench::Workbench;
 use crate::clock::{Clock, Timestamp};
 use crate::digest::ImageId;
+use crate::dockerfile::Resolved;
 use crate::event::{Event, NodeKind, Sink};
 use crate::execute::{self, EngineFactory, LazyEngine, Options, Stops, World};
 use crate::graph::{BaseSource, Body, Depth, Graph, GraphOptions, NodeIndex};
@@ -36,11 +38,17 @@ pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>)
     Reporting::check(&args.output)?;
     let bench = Workbench::load(context)?;
     let selection = bench.select(&args.selection.patterns, &args.exclude)?;
-    if selection.labels.is_empty() && selection.steps.is_empty() {
-        return Ok(Exit::Done);
-    }
     let dry = args.plan.dry_run || args.plan.check;
     let clock = crate::cli::clock::system();
+    if selection.labels.is_empty() && selection.steps.is_empty() {
+        // who asked for a report gets an empty one: a runner fails where there is none
+        if !dry && Reporting::is_wanted(&args.output) {
+            let nothing = Summary { nothing: true, scope: Default::default(), stale: Default::default(), maybe: Default::default() };
+            let began = nothing.began(verb, args, String::new(), clock.now(), &bench.engine_identity(&args.world));
+            reporting::tell_fresh(&args.output, context, clock, began, std::iter::empty())?;
+        }
+        return Ok(Exit::Done);
+    }
     // who only looks waits for nobody
     let writer = if dry { None } else { Some(bench.writer(args.running.no_wait, clock.as_ref())?) };
     let state = if dry { bench.state_read_only()? } else { bench.state()? };
@@ -335,6 +343,17 @@ impl Session<'_> {
             if !matches!(decision, Decision::Run { .. } | Decision::Maybe(_)) {
                 continue;
             }
+            if let (Body::Image(image), Some(own)) = (&self.planner.graph.node(*index).body, self.planner.own(*index)) {
+                problems.extend(own.resolved.iter().flat_map(|resolved| self.missing_secrets(image.spec, resolved)));
+            }
+        }
+        if !problems.is_empty() {
+            return Err(Error::Problems(problems));
+        }
+        for (index, decision) in self.plan {
+            if !matches!(decision, Decision::Run { .. } | Decision::Maybe(_)) {
+                continue;
+            }
             let parsed = match &self.planner.graph.node(*index).body {
                 Body::Image(image) => &image.dockerfile.parsed,
                 Body::Test(test) => match &test.dockerfile {
@@ -349,6 +368,27 @@ impl Session<'_> {
             }
         }
         if problems.is_empty() { Ok(()) } else { Err(Error::Problems(problems)) }
+    }
+
+    /// Secrets that instructions mount and whose source is not there: a build would go on without them, and no key would show it.
+    fn missing_secrets(&self, image: &crate::spec::Image, resolved: &Resolved) -> Option<Problem> {
+        let wanted: BTreeSet<&str> = resolved.secrets.iter().map(|secret| secret.id.as_str()).collect();
+        let missing: Vec<String> = image
+            .secrets
+            .iter()
+            .filter(|(id, _)| wanted.contains(&***id))
+            .filter_map(|(id, source)| match source {
+                SecretSource::Env(name) if environment::secret(name).is_none() => {
+                    Some(format!("the secret `{id}` comes from the variable {name}, which is not set"))
+                }
+                SecretSource::File(path) if !self.bench.root().join(path).is_file() => {
+                    Some(format!("the secret `{id}` comes from the file `{}`, which is not there", path.display()))
+                }
+                _ => None,
+            })
+            .collect();
+        let place = image.origin.field("secrets");
+        (!missing.is_empty()).then(|| Problem { message: missing.join("; "), places: vec![place], hint: None })
     }
 
     /// Whether anything comes before the names: otherwise moving them proves the credentials by itself.

@@ -109,14 +109,20 @@ fn unknown(label: &Label, bench: &Workbench<'_>) -> Error {
     Error::Usage { message: format!("there is no {label}"), hint: nearest }
 }
 
+/// What was probably meant by a label that is none.
 fn steps_hint(graph: &Graph<'_>, label: &NodeLabel) -> String {
     if label.entry().is_none() {
-        let bases = graph.order().iter().map(|index| &graph.node(*index).owner).filter(|owner| owner.entry().is_none());
-        let bases: BTreeSet<String> = bases.map(ToString::to_string).collect();
-        let near = crate::problem::nearest(&label.to_string(), bases.iter().map(String::as_str));
-        return match near {
+        let bases: Vec<String> = graph
+            .order()
+            .iter()
+            .map(|index| graph.node(*index))
+            .filter(|node| matches!(node.body, Body::Base(_)))
+            .map(|node| node.owner.to_string())
+            .collect();
+        return match crate::problem::nearest(&label.to_string(), bases.iter().map(String::as_str)) {
             Some(near) => format!("did you mean `{near}`?"),
-            None => format!("the bases here are {}", bases.into_iter().collect::<Vec<_>>().join(", ")),
+            None if bases.is_empty() => "no image starts from one".to_owned(),
+            None => format!("bases are {}", bases.join(", ")),
         };
     }
     let steps: Vec<String> = graph
