@@ -44,7 +44,8 @@ pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>)
         // who asked for a report gets an empty one: a runner fails where there is none
         if !dry && Reporting::is_wanted(&args.output) {
             let nothing = Summary { nothing: true, scope: Default::default(), stale: Default::default(), maybe: Default::default() };
-            let began = nothing.began(verb, args, String::new(), clock.now(), &bench.engine_identity(&args.world));
+            let began =
+                nothing.began(verb, args, String::new(), clock.now(), &bench.engine_identity(&args.world), args.plan.reason.clone());
             reporting::tell_fresh(&args.output, context, clock, began, std::iter::empty())?;
         }
         return Ok(Exit::Done);
