@@ -92,8 +92,8 @@ fn show(what: &[String], attempt: Option<u32>, color: bool, folder: &StateFolder
     }
     if let Some((label, attempts)) = attempt.and_then(|number| {
         let number = usize::try_from(number).unwrap_or(usize::MAX);
-        let attempts = labels.iter().filter_map(|label| Some((label, history.nodes.get(label)?.attempts.len())));
-        attempts.filter(|(_, attempts)| number == 0 || number > *attempts).next()
+        let mut attempts = labels.iter().filter_map(|label| Some((label, history.nodes.get(label)?.attempts.len())));
+        attempts.find(|(_, attempts)| number == 0 || number > *attempts)
     }) {
         let message = format!("{label} has no such attempt in run {}: it was tried {attempts} times", run.id());
         let message = message.replace(" 1 times", " once");
