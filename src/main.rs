@@ -1,5 +1,9 @@
 //! The thin binary: hands arguments and environment to the library and exits with its code.
 
 fn main() -> std::process::ExitCode {
+    // a sandbox's child must stay single-threaded: nothing else may have happened by then
+    if let Some(code) = igraph::engine::embedded::enter_sandbox() {
+        return code;
+    }
     igraph::cli::main()
 }

@@ -124,6 +124,8 @@ impl fmt::Display for RegistryTarget {
 pub enum EngineChoice {
     /// Docker Engine, at this address where one is given.
     Docker(Option<String>),
+    /// igraph's own, without a daemon.
+    Embedded,
     /// The engine of igraph's own tests; there is none unless the environment says so.
     Fake,
 }
@@ -134,6 +136,7 @@ impl FromStr for EngineChoice {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.split_once('=') {
             None if text == "docker" => Ok(Self::Docker(None)),
+            None if text == "embedded" => Ok(Self::Embedded),
             None if text == "fake" => Ok(Self::Fake),
             Some(("docker", url)) => {
                 let known =

@@ -28,6 +28,8 @@ mod words;
 mod tests;
 
 pub use context::{ContextEntry, ContextInput, ContextSource, ContextUse, EntryKind};
+pub use check::{SourceKind, source_kind};
+pub use glob::{BadPattern, PathPattern, has_wildcard};
 pub use ignore::Ignore;
 pub use instruction::{
     AddFlags, ArgDeclaration, Command, CommandLine, Directives, Dockerfile, FileSource, Healthcheck, HealthcheckTest, Heredoc, ImageFrom,
