@@ -558,7 +558,7 @@ fn assert_no_process(mark: &str) {
 
 #[test]
 fn loading_twice_asks_for_no_layer() {
-    [Kind::Embedded, Kind::BuildKit].map(loads_twice);
+    [Kind::Embedded, Kind::BuildKit].into_iter().for_each(loads_twice);
 }
 
 fn loads_twice(kind: Kind) {
@@ -585,7 +585,7 @@ fn loads_twice(kind: Kind) {
 
 #[test]
 fn secrets_reach_the_step_and_nothing_else() {
-    [Kind::Embedded, Kind::BuildKit].map(secrets_stay);
+    [Kind::Embedded, Kind::BuildKit].into_iter().for_each(secrets_stay);
 }
 
 fn secrets_stay(kind: Kind) {
@@ -621,7 +621,7 @@ fn secrets_stay(kind: Kind) {
 
 #[test]
 fn an_ssh_agent_reaches_the_step() {
-    [Kind::Embedded, Kind::BuildKit].map(agent_reached);
+    [Kind::Embedded, Kind::BuildKit].into_iter().for_each(agent_reached);
 }
 
 fn agent_reached(kind: Kind) {

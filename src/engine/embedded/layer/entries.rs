@@ -135,7 +135,7 @@ impl<R: Read> Entries<R> {
             if header.cksum().map_err(|_| broken("a header has no checksum"))? != sum {
                 return Err(broken("a header's checksum is wrong"));
             }
-            let size = header.entry_size()?;
+            let size = numeric(&block[124..136])?;
             let kind = header.entry_type();
             match kind.as_byte() {
                 b'x' => pax = records(&self.extension(size, tee)?)?,
@@ -187,18 +187,17 @@ impl<R: Read> Entries<R> {
             let named = last("linkpath").map(os).or_else(|| long_link.clone());
             named.unwrap_or_else(|| header.link_name_bytes().map(|name| os(&name)).unwrap_or_default())
         };
-        let device = || -> io::Result<(u32, u32)> {
-            Ok((header.device_major()?.unwrap_or_default(), header.device_minor()?.unwrap_or_default()))
-        };
-        let narrow = |number: u64| u32::try_from(number).map_err(|_| broken("an owner is out of range"));
+        let narrow = |number: u64| u32::try_from(number).map_err(|_| broken("an owner or a device is out of range"));
+        let block = header.as_bytes();
+        let device = || -> io::Result<(u32, u32)> { Ok((narrow(numeric(&block[329..337])?)?, narrow(numeric(&block[337..345])?)?)) };
         let mtime = match last("mtime").and_then(|value| std::str::from_utf8(value).ok()) {
             Some(text) => text.split('.').next().unwrap_or("").parse().map_err(|_| broken("a time is no number"))?,
-            None => i64::try_from(header.mtime()?).unwrap_or(i64::MAX),
+            None => i64::try_from(numeric(&block[136..148])?).unwrap_or(i64::MAX),
         };
         let attributes = pax.iter().filter_map(|(key, value)| Some((OsString::from(key.strip_prefix("SCHILY.xattr.")?), value.clone())));
         let mut attributes: Vec<_> = attributes.collect();
         attributes.sort();
-        let mut stored = number("size").map_or_else(|| header.entry_size(), Ok)?;
+        let mut stored = number("size").map_or_else(|| numeric(&block[124..136]), Ok)?;
         let byte = header.entry_type().as_byte();
         let kind = match byte {
             // before ustar a folder was a file whose name ends in a slash
@@ -216,7 +215,9 @@ impl<R: Read> Entries<R> {
         if !matches!(kind, EntryKind::File | EntryKind::Other) {
             stored = 0;
         }
-        let (uid, gid, mode) = (number("uid").map_or_else(|| header.uid(), Ok)?, number("gid").map_or_else(|| header.gid(), Ok)?, header.mode()?);
+        let uid = number("uid").map_or_else(|| numeric(&block[108..116]), Ok)?;
+        let gid = number("gid").map_or_else(|| numeric(&block[116..124]), Ok)?;
+        let mode = narrow(numeric(&block[100..108])? & 0o7777)?;
         let mut size = number("GNU.sparse.realsize").or_else(|| number("GNU.sparse.size")).unwrap_or(stored);
         let mut pieces = vec![(0, stored)];
         let padding = stored.next_multiple_of(BLOCK) - stored;
@@ -295,6 +296,21 @@ impl<R: Read> Entries<R> {
             read += BLOCK;
         }
     }
+}
+
+/// A number of a header: octal digits, or binary where the first bit is set; empty is 0, and below 0 is 0.
+fn numeric(field: &[u8]) -> io::Result<u64> {
+    if field[0] & 0x80 != 0 {
+        if field[0] & 0x40 != 0 {
+            return Ok(0);
+        }
+        let first = u64::from(field[0] & 0x3f);
+        let whole = field[1..].iter().try_fold(first, |sum, byte| Some(sum.checked_mul(256)? | u64::from(*byte)));
+        return whole.ok_or_else(|| broken("a number is too large"));
+    }
+    let text = field.split(|byte| *byte == 0).next().unwrap_or_default();
+    let text = std::str::from_utf8(text).map_err(|_| broken("a number is none"))?.trim();
+    if text.is_empty() { Ok(0) } else { u64::from_str_radix(text, 8).map_err(|_| broken("a number is none")) }
 }
 
 fn text(mut bytes: Vec<u8>) -> OsString {
