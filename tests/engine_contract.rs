@@ -579,7 +579,9 @@ fn loads_twice(kind: Kind) {
     let loaded = world.engine.load(&again, &world.platform, "again", &world.attempt()).unwrap();
     assert_eq!(loaded, world.base);
     // and where one must be opened, what the source says is the failure
-    let other = Sealed(RootfsImage::of_layers(base_source().layer_bytes().to_vec(), &["OTHER=1"]));
+    let mut layers = base_source().layer_bytes().to_vec();
+    layers.push(vec![0; 1024]);
+    let other = Sealed(RootfsImage::of_layers(layers, &["OTHER=1"]));
     assert_eq!(world.engine.load(&other, &world.platform, "other", &world.attempt()).unwrap_err().message, "opened");
 }
 

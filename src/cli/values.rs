@@ -30,7 +30,7 @@ pub enum ValueError {
     #[error("`{0}` is no registry: a host has a dot or a port, or is `localhost`; for a namespace of Docker Hub write `docker.io/{0}`")]
     Registry(String),
     /// An engine that is not there.
-    #[error("there is no engine `{0}`: write `docker` or `docker=URL`")]
+    #[error("there is no engine `{0}`: write `docker`, `docker=URL` or `embedded`")]
     Engine(String),
     /// An address that is none of a daemon.
     #[error("`{0}` is no address of a Docker daemon: write unix:///PATH, tcp://HOST:PORT, http://HOST:PORT or https://HOST:PORT")]
@@ -302,6 +302,7 @@ mod tests {
     #[test]
     fn engines() {
         assert_eq!("docker".parse(), Ok(EngineChoice::Docker(None)));
+        assert_eq!("embedded".parse(), Ok(EngineChoice::Embedded));
         assert_eq!("docker=tcp://h:1".parse(), Ok(EngineChoice::Docker(Some("tcp://h:1".into()))));
         for text in ["docker=", "docker=/var/run/docker.sock", "docker=unix://", "podman", ""] {
             assert!(text.parse::<EngineChoice>().is_err(), "{text}");
