@@ -6,14 +6,16 @@
 #![expect(clippy::print_stdout, reason = "the numbers are what this program is for")]
 
 mod catalogue;
+mod measure;
 
 use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, ExitCode};
+use std::time::Instant;
 
 use catalogue::Catalogue;
+use measure::{Cost, median, medians, ratio, run};
 
 /// Hidden: the baseline, in a process of its own.
 const STAT: &str = "__stat";
@@ -80,54 +82,6 @@ fn stat_folders(folders: &[&str]) -> io::Result<usize> {
         }
     }
     Ok(files)
-}
-
-/// What a process took.
-#[derive(Clone, Copy)]
-struct Cost {
-    wall: Duration,
-    cpu: Duration,
-    peak_kib: i64,
-}
-
-/// Runs a program to its end, and takes what the kernel counted for it alone.
-fn run(command: &mut Command) -> Result<Cost, String> {
-    let name = Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let mut output = tempfile::tempfile().map_err(|error| error.to_string())?;
-    let stderr = output.try_clone().map_err(|error| error.to_string())?;
-    let stdout = output.try_clone().map_err(|error| error.to_string())?;
-    let start = Instant::now();
-    let child = command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).spawn().map_err(|error| format!("`{name}`: {error}"))?;
-    let pid = i32::try_from(child.id()).map_err(|error| error.to_string())?;
-    let mut status = 0;
-    // SAFETY: both places outlive the call, and all-zero is a valid rusage.
-    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: as above; `child` is not waited for anywhere else.
-    if unsafe { libc::wait4(pid, &mut status, 0, &mut usage) } != pid {
-        return Err(format!("`{name}`: {}", io::Error::last_os_error()));
-    }
-    let wall = start.elapsed();
-    if status != 0 {
-        let mut text = String::new();
-        let _ = io::Seek::rewind(&mut output).and_then(|()| output.read_to_string(&mut text));
-        return Err(format!("`{name}` failed (status {status:#x}):\n{}", text.trim_end()));
-    }
-    let time = |value: libc::timeval| Duration::new(value.tv_sec.unsigned_abs(), value.tv_usec as u32 * 1000);
-    Ok(Cost { wall, cpu: time(usage.ru_utime) + time(usage.ru_stime), peak_kib: usage.ru_maxrss })
-}
-
-fn median<T: Ord + Copy>(values: impl Iterator<Item = T>) -> T {
-    let mut values: Vec<T> = values.collect();
-    values.sort_unstable();
-    values[values.len() / 2]
-}
-
-fn medians(costs: &[Cost]) -> Cost {
-    Cost {
-        wall: median(costs.iter().map(|cost| cost.wall)),
-        cpu: median(costs.iter().map(|cost| cost.cpu)),
-        peak_kib: median(costs.iter().map(|cost| cost.peak_kib)),
-    }
 }
 
 /// A generated workspace and how each program is run on it.
@@ -198,8 +152,8 @@ fn row(name: &str, cost: Cost, base: Cost) {
         cost.wall.as_secs_f64() * 1e3,
         cost.cpu.as_secs_f64() * 1e3,
         cost.peak_kib as f64 / 1024.0,
-        cost.wall.as_secs_f64() / base.wall.as_secs_f64(),
-        cost.cpu.as_secs_f64() / base.cpu.as_secs_f64(),
+        ratio(cost.wall, base.wall),
+        ratio(cost.cpu, base.cpu),
     );
 }
 
@@ -242,8 +196,8 @@ fn measure(options: &Options) -> Result<(), String> {
         if let Some((before, cost)) = smaller {
             println!(
                 "  growth from {before} to {images} images: {:.2}× wall, {:.2}× CPU",
-                igraph.wall.as_secs_f64() / cost.wall.as_secs_f64(),
-                igraph.cpu.as_secs_f64() / cost.cpu.as_secs_f64()
+                ratio(igraph.wall, cost.wall),
+                ratio(igraph.cpu, cost.cpu)
             );
         }
         smaller = Some((images, igraph));
@@ -256,7 +210,7 @@ fn measure(options: &Options) -> Result<(), String> {
             let first = calls.first().ok_or("an edited Dockerfile led to no engine call")?;
             delays.push(first - start);
         }
-        println!("  one Dockerfile edited: first engine call after {:.1} ms", median(delays.into_iter()) as f64 / 1e6);
+        println!("  one Dockerfile edited: first engine call after {:.1} ms", median(delays) as f64 / 1e6);
     }
     Ok(())
 }

@@ -4,8 +4,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+
+use crate::text::{debug_as_display, text_serde};
 
 /// The text is no `sha256:` digest or no key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -38,29 +39,6 @@ fn parse_hex(text: &str, what: &'static str, whole: &str) -> Result<[u8; 32], Pa
 
 fn write_hex(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-}
-
-macro_rules! text_serde {
-    ($name:ident) => {
-        impl Serialize for $name {
-            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
-                text.parse().map_err(serde::de::Error::custom)
-            }
-        }
-
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                fmt::Display::fmt(self, f)
-            }
-        }
-    };
 }
 
 /// A sha256 digest as OCI spells it, `sha256:` and 64 hex digits (image-spec, descriptor.md).
@@ -114,7 +92,8 @@ impl FromStr for Digest {
     }
 }
 
-text_serde!(Digest);
+text_serde!(Digest, str::parse::<Digest>);
+debug_as_display!(Digest);
 
 /// The identity of an image: the digest of its config JSON, which pins every layer's diff id (image-spec, config.md "ImageID").
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -134,7 +113,8 @@ impl FromStr for ImageId {
     }
 }
 
-text_serde!(ImageId);
+text_serde!(ImageId, str::parse::<ImageId>);
+debug_as_display!(ImageId);
 
 /// A node's key: BLAKE3 over its canonical list of components, 64 hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -166,7 +146,8 @@ impl FromStr for Key {
     }
 }
 
-text_serde!(Key);
+text_serde!(Key, str::parse::<Key>);
+debug_as_display!(Key);
 
 #[cfg(test)]
 mod tests {

@@ -4,9 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
 use crate::reference::Reference;
+use crate::text::{debug_as_display, text_serde};
 
 /// Why a text is no label, package or name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -106,11 +105,7 @@ impl fmt::Display for Package {
     }
 }
 
-impl fmt::Debug for Package {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
+debug_as_display!(Package);
 
 /// The name of an entry: the Docker tag grammar (distribution-spec, "pulling manifests": `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`).
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -143,11 +138,7 @@ impl fmt::Display for Name {
     }
 }
 
-impl fmt::Debug for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
+debug_as_display!(Name);
 
 impl Ord for Name {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
@@ -223,11 +214,7 @@ impl fmt::Display for Label {
     }
 }
 
-impl fmt::Debug for Label {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
+debug_as_display!(Label);
 
 /// The label of any node of the graph. Ordered by image first, then its steps in the order test, tag, push.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -266,11 +253,7 @@ impl fmt::Display for NodeLabel {
     }
 }
 
-impl fmt::Debug for NodeLabel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
+debug_as_display!(NodeLabel);
 
 impl FromStr for NodeLabel {
     type Err = LabelError;
@@ -297,23 +280,6 @@ impl FromStr for NodeLabel {
             _ => Err(step()),
         }
     }
-}
-
-macro_rules! text_serde {
-    ($name:ident, $parse:expr) => {
-        impl Serialize for $name {
-            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
-                $parse(&text).map_err(serde::de::Error::custom)
-            }
-        }
-    };
 }
 
 text_serde!(Name, Name::parse);

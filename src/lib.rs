@@ -19,6 +19,7 @@ pub mod problem;
 pub mod reason;
 pub mod reference;
 pub mod stamp;
+mod text;
 
 pub mod dockerfile;
 pub mod engine;

@@ -57,6 +57,7 @@ impl PatternError {
                 let path = text.trim_end_matches('/');
                 Some(match path {
                     "" | "." => "write `...` for all from here on, `:` for all of this package".to_owned(),
+                    _ if path.ends_with("..") => format!("write `{path}/...` for all from there on"),
                     _ => format!(
                         "write `:{path}` for an image of this package, `{path}:` for all of a package, `{path}/...` for all below it"
                     ),
@@ -66,9 +67,12 @@ impl PatternError {
                 let package = text.split(':').next().unwrap_or("").split('*').next().unwrap_or("").trim_end_matches('/');
                 Some(format!("write `{package}/...` for all packages below"))
             }
-            Self::Outside { .. } => Some("`igraph query` and `igraph why` know such images; there is nothing to build or push".to_owned()),
+            Self::Outside { .. } => Some("`igraph why` knows such images; there is nothing to build or push".to_owned()),
             Self::Beside { .. } => Some("write it from the root, like `//debian/jessie:4.2.1`".to_owned()),
-            Self::Step { .. } => None,
+            Self::Step { text } => {
+                let entry = text.split('[').next().unwrap_or_default();
+                Some(format!("`igraph targets --steps {entry}` lists them"))
+            }
         }
     }
 }
@@ -154,6 +158,9 @@ impl Pattern {
         }
         if name.is_none() && !below {
             let text = text.to_owned();
+            if absolute {
+                Package::parse(path.trim_end_matches('/'))?;
+            }
             return Err(if absolute { LabelError::NoName { text }.into() } else { PatternError::NoName { text } });
         }
         let package = if absolute { Package::parse(path)? } else { relative_package(path, below, here, text)? };
@@ -475,7 +482,7 @@ mod tests {
             ("//deb*:1", "error: `//deb*:1`: `*` stands for a part of a name, not of a package | write `//deb/...` for all packages below"),
             (
                 "docker.io//library/debian:jessie",
-                "error: `docker.io//library/debian:jessie` is an image outside of the workspace | `igraph query` and `igraph why` know such images; there is nothing to build or push",
+                "error: `docker.io//library/debian:jessie` is an image outside of the workspace | `igraph why` knows such images; there is nothing to build or push",
             ),
             (
                 "../x:1",

@@ -62,6 +62,16 @@ impl Problem {
         self
     }
 
+    /// The same, of sources whose paths were relative to `folder`.
+    pub fn below(mut self, folder: &str) -> Self {
+        for place in self.places.iter_mut().filter(|_| !folder.is_empty()) {
+            let Source { path, text } = &*place.source;
+            let path = if path.starts_with('/') { path.clone() } else { format!("{folder}/{path}") };
+            place.source = Arc::new(Source { path, text: text.clone() });
+        }
+        self
+    }
+
     /// Sets the hint.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
@@ -72,9 +82,11 @@ impl Problem {
 /// Of `candidates`, the one nearest to `wrong` by edit distance, if near enough to be meant.
 pub fn nearest<'a>(wrong: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = (wrong.chars().count() / 3).max(1);
+    // who wrote the whole beginning left the rest out: 4.2 for 4.2.1
+    let cut_short = |candidate: &str| wrong.chars().count() > 2 && candidate.starts_with(wrong);
     candidates
         .into_iter()
-        .map(|candidate| (edit_distance(wrong, candidate), candidate))
+        .map(|candidate| (if cut_short(candidate) { 0 } else { edit_distance(wrong, candidate) }, candidate))
         .filter(|(distance, _)| *distance <= limit)
         .min_by_key(|(distance, candidate)| (*distance, *candidate))
         .map(|(_, candidate)| candidate)
@@ -109,6 +121,7 @@ mod tests {
         assert_eq!(nearest("Imgae", ["Test", "Image"]), Some("Image"));
         assert_eq!(nearest("hots", ["host"]), Some("host"));
         assert_eq!(nearest("", ["", "a"]), Some(""));
+        assert_eq!(nearest("//a:4.2", ["//a:4.10", "//a:4.2.1"]), Some("//a:4.2.1"));
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub enum Reason {
     NotThere { what: String },
     /// The name points elsewhere, or nowhere, as far as the record knows.
     NameMoves { written: String, name: String, old: Option<String>, new: String },
+    /// A run was killed while it moved the name, or someone else moved it since.
+    NameInDoubt { written: String, name: String },
     /// igraph computes keys in another way now.
     KeySchema { old: u32, new: u32 },
     /// The engine, or how igraph uses it, is another.
@@ -56,7 +58,7 @@ pub enum Reason {
 pub fn reasons_of_step(reasons: &[Reason], label: &NodeLabel) -> Vec<Reason> {
     let (NodeLabel::Tag(_, written) | NodeLabel::Push(_, written)) = label else { return reasons.to_vec() };
     let own = |reason: &&Reason| match reason {
-        Reason::NameMoves { written: other, .. } => **other == **written,
+        Reason::NameMoves { written: other, .. } | Reason::NameInDoubt { written: other, .. } => **other == **written,
         _ => true,
     };
     reasons.iter().filter(own).cloned().collect()
@@ -104,6 +106,7 @@ impl fmt::Display for Reason {
             Self::NeededNowhere { needed_by } => write!(f, "needed by {needed_by} and nowhere to be had"),
             Self::NotThere { what } => write!(f, "{what} is not where it was put"),
             Self::NameMoves { name, old, new, .. } => write!(f, "{name}: {} → {}", Shown(old), short(new)),
+            Self::NameInDoubt { name, .. } => write!(f, "{name} may point elsewhere by now"),
             Self::KeySchema { old, new } => write!(f, "key schema {old} → {new}"),
             Self::EngineChanged { old, new } => write!(f, "engine {old} → {new}"),
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 
-use super::values::{Destination, EngineChoice, PathList, RegistryTarget, RunSelector, StandIn, parse_timeout};
+use super::values::{Destination, EngineChoice, PathList, RegistryTarget, RunSelector, StandIn, parse_count, parse_jobs, parse_timeout};
 
 /// Builds, tests, aliases and pushes a catalogue of container images: only what changed, and exactly what was tested.
 ///
@@ -221,7 +221,7 @@ pub struct PlanFlags {
 #[command(next_help_heading = "Execution")]
 pub struct RunFlags {
     /// Runs so many nodes at once; default: the workspace's `jobs`, else the number of processors
-    #[arg(short, long, value_name = "N")]
+    #[arg(short, long, value_name = "N", value_parser = parse_jobs)]
     pub jobs: Option<NonZeroUsize>,
 
     /// Stops at the first failure instead of doing all that does not depend on it
@@ -229,7 +229,7 @@ pub struct RunFlags {
     pub fail_fast: bool,
 
     /// Tries so many times more what failed for reasons outside, and tests; instead of what build files say
-    #[arg(short, long, value_name = "N")]
+    #[arg(short, long, value_name = "N", value_parser = parse_count)]
     pub retries: Option<u32>,
 
     /// Ends an attempt after this long, like 30s or 5m; instead of what build files say
@@ -316,9 +316,9 @@ pub struct Targets {
     #[arg(long, conflicts_with_all = ["affected", "orphans"])]
     pub stale: bool,
 
-    /// Lists what has one of these paths among its inputs, or stands on such a node
+    /// Lists what has one of these paths among its inputs, or stands on such a node, or has such a test
     ///
-    /// One path a line, relative to the current directory, as `git diff --name-only --relative` prints them. Needs no record.
+    /// One path a line, relative to the current directory, as `git diff --no-renames --name-only --relative` prints them. Needs no record.
     #[arg(long, value_name = "@-|@FILE", conflicts_with = "orphans")]
     pub affected: Option<PathList>,
 
@@ -376,7 +376,7 @@ pub enum Log {
         what: Vec<String>,
 
         /// Only this attempt of each node
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", value_parser = parse_count)]
         attempt: Option<u32>,
     },
 

@@ -36,6 +36,7 @@ variables! {
     CI = "CI": "not empty and not `false` or `0`: --console auto is the plain console, on a terminal too";
     TERM = "TERM": "`dumb`: no colour, and --console auto is the plain console";
     STORE = "IGRAPH_STORE": "the folder of the embedded engine's store, which workspaces may share; default: igraph-out/store";
+    PATH = "PATH": "where `doctor` looks for programs, and the commands of bases are found";
     COLUMNS = "COLUMNS": "the width to cut lines of the console to, instead of the terminal's";
 }
 
@@ -123,7 +124,7 @@ impl Environment {
             dumb: text(TERM).is_none_or(|value| value == "dumb"),
             columns: text(COLUMNS).and_then(|value| value.parse().ok()).filter(|columns| *columns > 0),
             store: path(STORE),
-            path: lookup("PATH"),
+            path: lookup(PATH),
             fake_engine: text("IGRAPH_TEST_ENGINE").is_some_and(|value| value == "fake"),
             fake_log: path("IGRAPH_FAKE_LOG"),
             terminals: Terminals::default(),

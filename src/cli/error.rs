@@ -91,6 +91,9 @@ impl Error {
                 FailureClass::Infra | FailureClass::Stopped => Exit::Infra,
             },
             Self::Problems(_) | Self::Pattern(_) => Exit::Usage,
+            // a file that is not there, or is none of ours, is a slip and not the machine's fault
+            Self::Record(RecordError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Exit::Usage,
+            Self::Record(RecordError::NoSavedState { .. } | RecordError::DamagedSave { .. } | RecordError::NoRun { .. }) => Exit::Usage,
             Self::Record(_) => Exit::Infra,
             Self::Credentials(_) => Exit::NameFailed,
         }

@@ -9,6 +9,7 @@ use anstyle::{AnsiColor, Style};
 
 use super::environment::Environment;
 use super::error::Error;
+use crate::failure::Failure;
 
 /// Writes data and messages.
 pub struct Printer {
@@ -122,10 +123,7 @@ impl Printer {
         match error {
             Error::Problems(problems) => return self.say(crate::report::diagnostics::render_problems(problems, self.color).trim_end()),
             Error::Credentials(failures) => {
-                for failure in failures {
-                    self.error(&Error::Failure(failure.clone()));
-                }
-                return;
+                return self.credentials(failures);
             }
             _ => {}
         }
@@ -133,6 +131,28 @@ impl Printer {
         self.message(Tone::Error, &error);
         if let Some(hint) = hint {
             self.message(Tone::Hint, &hint);
+        }
+    }
+
+    /// Each registry once, with all of its repositories that were refused in the same way.
+    fn credentials(&self, failures: &[Failure]) {
+        let place = |failure: &Failure| failure.group.as_deref().and_then(|group| group.strip_prefix("credentials ")).map(str::to_owned);
+        let host = |failure: &Failure| place(failure).map(|place| place.split('/').next().unwrap_or_default().to_owned());
+        let mut told: Vec<Option<String>> = Vec::new();
+        for failure in failures {
+            if told.contains(&host(failure)) {
+                continue;
+            }
+            told.push(host(failure));
+            self.message(Tone::Error, failure);
+            let others = failures.iter().filter(|other| host(other) == host(failure) && *other != failure);
+            let others: Vec<String> = others.filter_map(place).map(|place| format!("`{place}`")).collect();
+            if !others.is_empty() {
+                self.say(format_args!("       refused too: {}", others.join(", ")));
+            }
+            if let Some(hint) = &failure.hint {
+                self.message(Tone::Hint, hint);
+            }
         }
     }
 

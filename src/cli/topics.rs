@@ -93,7 +93,7 @@ mod tests {
         command.build();
         flags(&command, &mut known);
         // other programs' flags that the pages quote
-        known.extend(["name-only", "relative", "mount", "from", "chmod", "chown", "platform", "global"].map(str::to_owned));
+        known.extend(["name-only", "no-renames", "relative", "mount", "from", "chmod", "chown", "platform", "global"].map(str::to_owned));
         for topic in TOPICS {
             for flag in topic.page().split("--").skip(1) {
                 let flag: String = flag.chars().take_while(|c| c.is_ascii_lowercase() || *c == '-').collect();

@@ -1,6 +1,7 @@
 //! Values of arguments as types: parsed once, here, with a message that says what to write instead. Knows no command.
 
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -29,6 +30,15 @@ pub enum ValueError {
     /// No registry host.
     #[error("`{0}` is no registry: a host has a dot or a port, or is `localhost`; for a namespace of Docker Hub write `docker.io/{0}`")]
     Registry(String),
+    /// A URL where a host should be.
+    #[error("`{0}` is no registry: write HOST[:PORT][/PREFIX] without a scheme; plain http is `tls: Off` in the workspace's `registries`")]
+    RegistryUrl(String),
+    /// A host and prefix in which something can't stand.
+    #[error("`{0}` is no registry: write HOST[:PORT][/PREFIX], the prefix in lower case")]
+    RegistryText(String),
+    /// No number.
+    #[error("write a whole number from {least} to {most}")]
+    Number { least: u32, most: u32 },
     /// An engine that is not there.
     #[error("there is no engine `{0}`: write `docker`, `docker=URL` or `embedded`")]
     Engine(String),
@@ -104,9 +114,12 @@ impl FromStr for RegistryTarget {
         let prefix = prefix.trim_end_matches('/');
         let path = if prefix.is_empty() { "repository".to_owned() } else { format!("{prefix}/repository") };
         let host_like = host == "localhost" || host.contains(['.', ':']);
+        if text.contains("://") {
+            return Err(ValueError::RegistryUrl(text.to_owned()));
+        }
         match format!("{host}/{path}").parse::<Reference>() {
             Ok(reference) if host_like => Ok(Self { host: reference.host().to_owned(), prefix: prefix.to_owned() }),
-            Err(error) if host_like => Err(error.into()),
+            Err(_) if host_like => Err(ValueError::RegistryText(text.to_owned())),
             _ => Err(ValueError::Registry(text.to_owned())),
         }
     }
@@ -247,6 +260,23 @@ impl fmt::Display for RunSelector {
             Self::Id(id) => f.write_str(id),
         }
     }
+}
+
+/// `--jobs`: from 1 to 4096.
+///
+/// # Errors
+/// Where the text is no such number.
+pub fn parse_jobs(text: &str) -> Result<NonZeroUsize, ValueError> {
+    let jobs = text.parse().ok().filter(|jobs: &NonZeroUsize| jobs.get() <= 4096);
+    jobs.ok_or(ValueError::Number { least: 1, most: 4096 })
+}
+
+/// `--retries` and `--attempt`: a number that is not large.
+///
+/// # Errors
+/// Where the text is no such number.
+pub fn parse_count(text: &str) -> Result<u32, ValueError> {
+    text.parse().ok().filter(|count| *count <= 1000).ok_or(ValueError::Number { least: 0, most: 1000 })
 }
 
 /// `--timeout`: whole numbers with units, one or several in a row.

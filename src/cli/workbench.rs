@@ -1,7 +1,7 @@
 //! What most commands start from: the workspace, what of it was selected, the records, the lock, and how registries and engines are
 //! reached. Opens as little as the command needs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,12 +17,15 @@ use crate::engine::docker::{self, Builder, DockerEngine, DockerOptions};
 use crate::engine::embedded::{EmbeddedEngine, EmbeddedOptions};
 use crate::engine::fake::FakeEngine;
 use crate::failure::{Failure, Retry};
-use crate::graph::{StandIn, StandIns};
+use crate::graph::{Body, Graph, StandIn, StandIns};
 use crate::keys::FileDigests;
+use crate::label::NodeLabel;
 use crate::lock::LockFile;
 use crate::pattern::{self, Here, Pattern, Selection, Visibility};
 use crate::platform::Platform;
+use crate::problem::nearest;
 use crate::record::{Holder, State, StateFolder, Wait, WriterLock};
+use crate::reference::Reference;
 use crate::registry::{Client, ClientConfig, DockerConfigCredentials, HostConfig, Observer};
 use crate::spec::{self, Catalogue, Destination, Tls};
 
@@ -61,18 +64,44 @@ impl<'a> Workbench<'a> {
 
     /// Resolves patterns, `@file` and `@-` among them, over all images.
     pub fn select(&self, patterns: &[String], exclude: &[String]) -> Result<Selection, Error> {
-        let patterns =
-            if patterns.is_empty() { vec![Pattern::all_from(&self.here).map_err(Error::Pattern)?] } else { self.patterns(patterns)? };
+        let implied = patterns.is_empty();
+        let patterns = match implied {
+            true => vec![Pattern::all_from(&self.here).map_err(|_| self.nothing_here())?],
+            false => self.patterns(patterns)?,
+        };
         let entries = self
             .catalogue
             .images
             .iter()
             .map(|(label, image)| (label.clone(), if image.manual { Visibility::Manual } else { Visibility::Usual }));
-        let selection = pattern::resolve(&patterns, &self.patterns(exclude)?, &entries.collect()).map_err(Error::Problems)?;
+        let entries = entries.collect();
+        if implied && !self.catalogue.images.keys().any(|label| patterns[0].matches(label)) && !self.catalogue.images.is_empty() {
+            return Err(self.nothing_here());
+        }
+        let selection = pattern::resolve(&patterns, &self.patterns(exclude)?, &entries).map_err(Error::Problems)?;
         for warning in &selection.warnings {
             self.context.printer.warn(warning);
         }
+        if patterns.is_empty() && !self.context.global.quiet {
+            self.context.printer.say("igraph: nothing to do (no pattern was given)");
+        }
         Ok(selection)
+    }
+
+    /// No pattern was given, and the current folder holds no image.
+    fn nothing_here(&self) -> Error {
+        let inside = self.here.current.strip_prefix(&*self.here.packages).map(|rest| rest.trim_start_matches('/'));
+        let above = inside.and_then(|path| {
+            let packages = self.catalogue.images.keys().map(|label| label.package.as_str());
+            packages
+                .filter(|package| path.strip_prefix(package).is_some_and(|rest| rest.starts_with('/')))
+                .max_by_key(|package| package.len())
+        });
+        let hint = match above {
+            Some(package) => format!("write `//{package}:` for the package above, or `//...` for everything"),
+            None => "write `//...` for everything".to_owned(),
+        };
+        Error::Usage { message: format!("there is no image in `{}` or below it", self.here.current), hint: Some(hint) }
     }
 
     /// Parses patterns; `@FILE` and `@-` stand for the lines there.
@@ -177,6 +206,32 @@ impl<'a> Workbench<'a> {
             .collect()
     }
 
+    /// Every `--base` stands for a base that is there: a slip would let the real one through.
+    pub fn check_stand_ins(&self, graph: &Graph<'_>, given: &StandIns) -> Result<(), Error> {
+        let mut bases: BTreeSet<String> = BTreeSet::new();
+        let mut used: BTreeSet<&Reference> = BTreeSet::new();
+        for index in graph.order() {
+            let node = graph.node(*index);
+            let Body::Base(base) = &node.body else { continue };
+            let provided = base.entry.iter().flat_map(|entry| entry.provides.iter().map(|name| &name.reference));
+            let from = match (base.entry.map(|entry| &entry.from), &node.owner) {
+                (Some(spec::BaseFrom::Registry(reference)), _) | (None, NodeLabel::Outside(reference)) => Some(reference),
+                _ => None,
+            };
+            for reference in provided.chain(from) {
+                bases.insert(reference.familiar());
+                used.extend(given.get_key_value(reference).map(|(reference, _)| reference));
+            }
+        }
+        let Some(stray) = given.keys().find(|reference| !used.contains(reference)) else { return Ok(()) };
+        let name = stray.familiar();
+        let hint = match nearest(&name, bases.iter().map(String::as_str)) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("the bases here are {}", bases.into_iter().collect::<Vec<_>>().join(", ")),
+        };
+        Err(Error::Usage { message: format!("`--base {name}=…`: nothing that was selected stands on `{name}`"), hint: Some(hint) })
+    }
+
     /// The engine's kind and results version, for keys: known without asking it.
     pub fn engine_identity(&self, world: &args::World) -> String {
         let identity = match choice(self, world) {
@@ -198,27 +253,8 @@ impl<'a> Workbench<'a> {
         match choice(self, world) {
             Choice::Docker(host) => {
                 let environment = self.context.environment;
-                let endpoint = docker::choose_endpoint(docker::EndpointInputs {
-                    explicit: host.as_deref(),
-                    environment: &environment.docker_variables(),
-                    config_folder: environment.docker_config.as_deref(),
-                })
-                .map_err(|error| {
-                    let failure = Failure::infra(error.to_string()).retry(Retry::Never);
-                    match error.hint() {
-                        Some(hint) => failure.hint(hint),
-                        None => failure,
-                    }
-                })?;
-                let scratch = self.folder.bases();
-                Ok(Arc::new(DockerEngine::connect(DockerOptions {
-                    endpoint,
-                    builder: Builder::Auto,
-                    owner: self.owner(),
-                    run: run.to_owned(),
-                    scratch,
-                    environment: Arc::new(super::environment::secret),
-                })?))
+                let owner = self.owner();
+                connect(environment, host.as_deref(), owner, run, self.folder.bases())
             }
             Choice::Embedded => {
                 let own = self.root().join(OUT).join("store");
@@ -241,6 +277,36 @@ impl<'a> Workbench<'a> {
             }
         }
     }
+}
+
+/// Connects to a Docker Engine.
+pub fn connect(
+    environment: &Environment,
+    host: Option<&str>,
+    owner: String,
+    run: &str,
+    scratch: PathBuf,
+) -> Result<Arc<dyn Engine>, Failure> {
+    let endpoint = docker::choose_endpoint(docker::EndpointInputs {
+        explicit: host,
+        environment: &environment.docker_variables(),
+        config_folder: environment.docker_config.as_deref(),
+    })
+    .map_err(|error| {
+        let failure = Failure::infra(error.to_string()).retry(Retry::Never);
+        match error.hint() {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    })?;
+    Ok(Arc::new(DockerEngine::connect(DockerOptions {
+        endpoint,
+        builder: Builder::Auto,
+        owner,
+        run: run.to_owned(),
+        scratch,
+        environment: Arc::new(super::environment::secret),
+    })?))
 }
 
 enum Choice {

@@ -34,7 +34,7 @@ impl Flags {
             let Some((known_name, takes)) = known.iter().find(|(known, _)| *known == name.as_str()) else {
                 let names = known.iter().map(|(name, _)| *name);
                 let hint = match nearest(name.as_str(), names.clone()) {
-                    Some(near) => format!("did you mean `--{near}`"),
+                    Some(near) => format!("did you mean `--{near}`?"),
                     None if known.is_empty() => format!("`{keyword}` takes no flags; a `--` of its own ends them"),
                     None => format!("`{keyword}` takes {}", names.map(|name| format!("`--{name}`")).collect::<Vec<_>>().join(", ")),
                 };

@@ -49,7 +49,7 @@ impl Resolved {
         all
     }
 
-    /// The text for a daemon: only the needed stages, every image reference replaced by `replace` (which gets the expanded text),
+    /// The text for a daemon: only the needed stages, every image reference replaced by `replace` (which gets the image's key),
     /// `# syntax=docker/dockerfile:1…` and `# check=` dropped, numbers of stages adapted, all else byte for byte. What is dropped leaves its line
     /// ends behind, so that a daemon's line numbers are those of the source (one more where FROM was added to a test).
     pub fn generate(&self, dockerfile: &Dockerfile, replace: &dyn Fn(&str) -> String) -> String {
@@ -71,7 +71,7 @@ impl Resolved {
         let new_text = |target: &FromTarget| match target {
             FromTarget::Scratch => "scratch".to_owned(),
             FromTarget::Stage(stage) => self.position(*stage).to_string(),
-            FromTarget::Image(text) => replace(text),
+            FromTarget::Image(key) => replace(key),
         };
         let globals = dockerfile.global_args.iter().map(|instruction| instruction.span.clone());
         let stages = self.stages.iter().map(|index| dockerfile.stages[*index].span.clone());

@@ -33,7 +33,11 @@ impl Ignore {
             if text.is_empty() {
                 return Err(Problem::new("`!` takes back nothing").at(source, span).hint("write the pattern behind it, like `!keep.txt`"));
             }
-            let parsed = IgnorePattern::parse(text).map_err(|_| Problem::new(format!("`{text}` is no pattern")).at(source, span))?;
+            let parsed = IgnorePattern::parse(text).map_err(|_| {
+                Problem::new(format!("`{text}` is no pattern"))
+                    .at(source, span)
+                    .hint("`[` begins a set of characters, like `[a-z]`; before others write `\\`")
+            })?;
             patterns.push((parsed, takes_back));
         }
         Ok(Self { patterns, file: None, missing: Vec::new() })

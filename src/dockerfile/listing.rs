@@ -362,21 +362,26 @@ impl Lister<'_> {
 
     /// Tells why a source is not there.
     fn lost(&mut self, written: &str, lost: Lost, source: &ContextSource) {
-        let what = format!("`{}` source `{}`", source.instruction, if written.is_empty() { "." } else { written });
+        let shown = if written.is_empty() { "." } else { written };
+        // what a build file names is a path and no source
+        let (what, absent) = match source.instruction {
+            "base" | "inputs" => (format!("`{shown}`"), "is not there"),
+            instruction => (format!("`{instruction}` source `{shown}`"), "is not in the context"),
+        };
         let (message, hint) = match lost {
             Lost::Excluded { at } => {
                 let file = self.ignore.file().map_or(".dockerignore", |(path, _)| path.as_str());
-                (format!("{what} is not in the context"), Some(format!("`{file}` excludes `{at}`")))
+                (format!("{what} {absent}"), Some(format!("`{file}` excludes `{at}`")))
             }
             Lost::Missing { at } if at != written => {
                 let message = if written.starts_with(&format!("{at}/")) {
-                    format!("{what} is not in the context: there is no folder `{at}`")
+                    format!("{what} {absent}: there is no folder `{at}`")
                 } else {
-                    format!("{what} leads over a link to `{at}`, which is not in the context")
+                    format!("{what} leads over a link to `{at}`, which {absent}")
                 };
                 (message, self.near(&at))
             }
-            Lost::Missing { at } => (format!("{what} is not in the context"), self.near(&at)),
+            Lost::Missing { at } => (format!("{what} {absent}"), self.near(&at)),
             Lost::Loop => (format!("{what} is a link that leads to itself"), None),
             Lost::Other(error) => (format!("{what} can't be read: {}", because(&error)), None),
         };
@@ -394,6 +399,6 @@ impl Lister<'_> {
         let names: Vec<String> =
             std::fs::read_dir(self.path(folder)).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
         let near = nearest(name, names.iter().map(String::as_str).filter(|near| !self.ignore.excludes(&below(folder, near))))?;
-        Some(format!("did you mean `{}`", below(folder, near)))
+        Some(format!("did you mean `{}`?", below(folder, near)))
     }
 }

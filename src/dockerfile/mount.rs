@@ -166,7 +166,7 @@ pub(super) fn expand(flag: &MountFlag, value_of: &mut dyn FnMut(&str) -> Result<
                     other => {
                         let near = nearest(other, ["bind", "cache", "tmpfs", "secret", "ssh"]);
                         let hint =
-                            near.map_or("there are bind, cache, tmpfs, secret and ssh".into(), |near| format!("did you mean `{near}`"));
+                            near.map_or("there are bind, cache, tmpfs, secret and ssh".into(), |near| format!("did you mean `{near}`?"));
                         return Err((format!("unknown mount type `{value}`"), Some(hint)));
                     }
                 }
@@ -194,7 +194,7 @@ pub(super) fn expand(flag: &MountFlag, value_of: &mut dyn FnMut(&str) -> Result<
             "uid" => mount.uid = id(value)?,
             "gid" => mount.gid = id(value)?,
             _ => {
-                let hint = nearest(&key, KEYS).map(|near| format!("did you mean `{near}`"));
+                let hint = nearest(&key, KEYS).map(|near| format!("did you mean `{near}`?"));
                 return Err((format!("unknown mount option `{key}`"), hint));
             }
         }

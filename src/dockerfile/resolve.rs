@@ -140,7 +140,7 @@ impl<'a> Resolver<'a> {
         let base = match named {
             Some(stage) => FromTarget::Stage(stage),
             None if reference.value == "scratch" => FromTarget::Scratch,
-            None => FromTarget::Image(reference.value),
+            None => FromTarget::Image(ImageUse::key_of(&reference.value, platform.as_ref().filter(|own| *own != self.request.platform))),
         };
         Ok(Head { base, platform, names: expander.names, pattern: expander.pattern })
     }
@@ -160,7 +160,7 @@ impl<'a> Resolver<'a> {
         let names: Vec<&str> = stages.iter().filter_map(|stage| stage.image.name.as_ref()).map(|name| name.value.as_str()).collect();
         let problem = Problem::new(format!("there is no stage `{target}`")).at(self.source(), stages[0].from.span.clone());
         Err(match (nearest(&lower, names.iter().copied()), names.is_empty()) {
-            (Some(near), _) => problem.hint(format!("did you mean `{near}`")),
+            (Some(near), _) => problem.hint(format!("did you mean `{near}`?")),
             (None, true) => problem.hint("no stage has a name; give it one with `FROM … AS name`"),
             (None, false) => problem.hint(format!("there are `{}`", names.join("`, `"))),
         })
@@ -300,8 +300,8 @@ impl<'a> Resolver<'a> {
             base => {
                 let env = config.as_ref().map_or(&[][..], |config| &config.env[..]);
                 let mut scope = Scope::of_base(env);
-                if let (FromTarget::Image(text), None) = (base, &config) {
-                    scope.unknown_base = Some(text.clone());
+                if let (FromTarget::Image(key), None) = (base, &config) {
+                    scope.unknown_base = Some(ImageUse::of_key(key).0.to_owned());
                 }
                 (scope, head.platform.clone().unwrap_or_else(|| self.request.platform.clone()))
             }
@@ -313,11 +313,11 @@ impl<'a> Resolver<'a> {
         if pattern {
             self.feature(Feature::PatternExpansion, &reference);
         }
-        if let FromTarget::Image(text) = &base {
-            if config.is_none() && !self.resolved.configs_needed.contains(text) {
-                self.resolved.configs_needed.push(text.clone());
+        if let FromTarget::Image(key) = &base {
+            if config.is_none() && !self.resolved.configs_needed.contains(key) {
+                self.resolved.configs_needed.push(key.clone());
             }
-            let other = Some(platform.clone()).filter(|platform| platform != self.request.platform);
+            let (text, other) = ImageUse::of_key(key);
             if other.is_some() {
                 self.feature(Feature::Platform, &reference);
             }

@@ -23,8 +23,8 @@ pub struct Request<'a> {
 
 /// Configs of the images that stages start from.
 pub trait Configs {
-    /// The config by the expanded reference text; `None` when it is not known (yet).
-    fn config(&self, reference: &str) -> Option<Arc<ImageConfig>>;
+    /// The config of an image by its [`ImageUse::key`]; `None` when it is not known (yet).
+    fn config(&self, image: &str) -> Option<Arc<ImageConfig>>;
 }
 
 /// Knows no config.
@@ -46,7 +46,7 @@ pub struct Resolved {
     pub steps: Vec<ResolvedStage>,
     /// Every image reference of needed stages, each (text, platform) once, in order of first use.
     pub references: Vec<ImageUse>,
-    /// FROM references whose config was not known: their ENV and ONBUILD might matter.
+    /// Keys of the images of FROM whose config was not known: their ENV and ONBUILD might matter.
     pub configs_needed: Vec<String>,
     /// What of the context can be read.
     pub context: ContextUse,
@@ -112,7 +112,7 @@ pub enum FromTarget {
     Scratch,
     /// A stage, by its index in the file.
     Stage(usize),
-    /// An image, by its expanded text.
+    /// An image, by its [`ImageUse::key`].
     Image(String),
 }
 
@@ -129,6 +129,26 @@ pub struct ImageUse {
     pub span: Span,
     /// Only in an ONBUILD trigger of a base image, so that no generated text can replace it.
     pub in_base: bool,
+}
+
+/// Between the text and the platform of a key; no reference has a space.
+const FOR: &str = " for ";
+
+impl ImageUse {
+    /// What tells images of one Dockerfile apart: the text, and ` for PLATFORM` behind it where that is another than the request's.
+    pub fn key(&self) -> String {
+        Self::key_of(&self.text, self.platform.as_ref())
+    }
+
+    /// The key of a text and the platform that it is wanted for, where another than the request's.
+    pub fn key_of(text: &str, platform: Option<&Platform>) -> String {
+        platform.map_or_else(|| text.to_owned(), |platform| format!("{text}{FOR}{platform}"))
+    }
+
+    /// The text and the platform in a key.
+    pub fn of_key(key: &str) -> (&str, Option<Platform>) {
+        key.split_once(FOR).map_or((key, None), |(text, platform)| (text, platform.parse().ok()))
+    }
 }
 
 /// Where an image is used.

@@ -110,7 +110,7 @@ impl Typed<'_> {
                 let problem =
                     Problem::new(format!("unknown instruction `{}`", self.raw.keyword.as_str())).at(self.source, self.raw.keyword.span());
                 Err(match nearest(&self.keyword(), KEYWORDS) {
-                    Some(near) => problem.hint(format!("did you mean `{near}`")),
+                    Some(near) => problem.hint(format!("did you mean `{near}`?")),
                     None => problem,
                 })
             }

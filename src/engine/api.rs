@@ -54,7 +54,7 @@ pub struct BuildRequest<'a> {
     pub dockerfile: &'a Dockerfile,
     /// Its resolution for target, arguments and platform, with the configs of bases known: what is needed, and from where.
     pub resolved: &'a Resolved,
-    /// The image for each reference of `resolved.references`, by the expanded text there.
+    /// The image for each reference of `resolved.references`, by its key.
     pub references: &'a BTreeMap<String, EngineImage>,
     /// Root of the context.
     pub context_root: &'a Path,

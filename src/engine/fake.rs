@@ -237,7 +237,7 @@ fn check_request(request: &BuildRequest<'_>) {
     assert!(paths.windows(2).all(|pair| pair[0] < pair[1]), "the context is sorted by path, each path once: {paths:?}");
     for reference in &request.resolved.references {
         assert!(
-            reference.in_base || request.references.contains_key(&reference.text),
+            reference.in_base || request.references.contains_key(&reference.key()),
             "every reference is resolved before a build: `{}` is not among {:?}",
             reference.text,
             request.references.keys()

@@ -1,8 +1,9 @@
 //! Settles bases: asks a registry once, or makes and measures a local one. Loading it into an engine comes when it is needed.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::digest::{Digest, ImageId, Key};
 use crate::engine::Attempt;
 use crate::engine::classify::classify;
 use crate::event::{NodeKind, Outcome, Stream};
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureClass, Retry};
 use crate::graph::{BaseNode, BaseSource, NodeIndex, StandIn};
 use crate::image::{EngineImage, ImageConfig, ImageSource};
 use crate::lock::{LockEntry, LockedBase};
@@ -47,16 +48,23 @@ fn from_registry(world: &World<'_>, index: NodeIndex, reference: &Reference, job
     let node = world.graph.node(index);
     let label = node.label();
     let attempts = attempts::attempt(world, &label, &terms(world), |attempt, _| {
+        // two nodes may name one reference: the second finds what the first put into the lock
+        let slot = world.held.resolving(reference, &node.platform);
+        let _resolving = slot.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let locked = if stand_in { None } else { world.lock.entry(reference, &node.platform) };
-        let (manifest, entry) = match locked {
-            Some(entry) => (entry.manifest, None),
+        let (remote, entry) = match locked {
+            Some(entry) => {
+                let remote = world.registry.image(&reference.with_digest(entry.manifest), world.cancel);
+                (remote.map_err(|failure| gone(failure, reference))?, None)
+            }
             None if world.options.locked && !stand_in => {
                 return Err(Failure::step(format!("{} is not in igraph.lock, and --locked forbids adding it", reference.familiar()))
                     .hint("run `igraph update`, and commit igraph.lock"));
             }
             None => {
                 attempt.output.line(Stream::Engine, &format!("asking {} for {}", reference.host(), reference.familiar()));
-                let resolved = world.registry.resolve(reference, &node.platform, world.cancel)?;
+                let resolved =
+                    world.registry.resolve(reference, &node.platform, world.cancel).map_err(|failure| elsewhere(failure, reference))?;
                 let entry = LockEntry {
                     reference: reference.clone(),
                     platform: node.platform.clone(),
@@ -67,11 +75,10 @@ fn from_registry(world: &World<'_>, index: NodeIndex, reference: &Reference, job
                         time: world.clock.now(),
                     },
                 };
-                (resolved.manifest, Some(entry))
+                (world.registry.base_image(&resolved, world.cancel)?, Some(entry))
             }
         };
-        let remote = world.registry.image(&reference.with_digest(manifest), world.cancel)?;
-        let image = remote.image_id();
+        let (manifest, image) = (remote.manifest(), remote.image_id());
         learn_remote(world, reference, manifest, &remote)?;
         if let (Some(entry), false) = (entry, stand_in) {
             world.lock.insert([entry]).map_err(|error| disk_failure(&error, "igraph.lock"))?;
@@ -91,6 +98,26 @@ fn from_registry(world: &World<'_>, index: NodeIndex, reference: &Reference, job
         Err(failure) => JobEnd::failed(failure.clone()),
     };
     ended(end, job, &attempts)
+}
+
+/// What the lock has may have been removed from its registry.
+fn gone(failure: Failure, reference: &Reference) -> Failure {
+    if failure.class == FailureClass::Step && failure.hint.is_none() {
+        return failure.hint(format!("igraph.lock has it; `igraph update {}` takes what is there now", reference.familiar()));
+    }
+    elsewhere(failure, reference)
+}
+
+/// Where a base can't be had, there are other ways to one.
+fn elsewhere(failure: Failure, reference: &Reference) -> Failure {
+    if failure.hint.is_some() || failure.class != FailureClass::Infra {
+        return failure;
+    }
+    let name = reference.familiar();
+    failure.hint(format!(
+        "where {} can't be reached, name a mirror of it in `registries`, or try `--base {name}=rootfs:FILE`",
+        reference.host()
+    ))
 }
 
 /// Keeps the config, where the image is, and where its layers lie.
@@ -124,12 +151,15 @@ fn local(world: &World<'_>, index: NodeIndex, base: &BaseNode<'_>, job: &Job) ->
     let attempts = attempts::attempt(world, &label, &terms(world), |attempt, _| {
         let source: Box<dyn ImageSource> = match place(base) {
             Some(Place::Command(argv, env, folder)) => {
-                let tar = make(world, key, argv, env, folder, attempt)?;
-                attempt.output.line(Stream::Engine, "measuring the root filesystem");
-                let source = rootfs(world, &tar, &node.platform)?;
-                let kept = kept_tar(world, source.image_id());
-                std::fs::rename(&tar, &kept).map_err(|error| disk_failure(&error, "the root filesystem"))?;
-                Box::new(rootfs(world, &kept, &node.platform)?)
+                let work = work_folder(world, key);
+                let kept = make(world, &work, argv, env, folder, attempt).and_then(|tar| {
+                    attempt.output.line(Stream::Engine, "measuring the root filesystem");
+                    keep(world, &tar, &node.platform)
+                });
+                if let Err(error) = clear(&work) {
+                    attempt.output.line(Stream::Engine, &format!("`{}` stays: {error}", work.display()));
+                }
+                Box::new(kept?)
             }
             Some(Place::Rootfs(path)) => Box::new(rootfs(world, &world.root.join(path), &node.platform)?),
             Some(Place::Layout(path)) => Box::new(OciLayout::open(&world.root.join(path), &node.platform)?),
@@ -187,7 +217,7 @@ fn place<'a>(base: &'a BaseNode<'_>) -> Option<Place<'a>> {
         (BaseSource::StandIn(StandIn::OciLayout(path)), _) => Some(Place::Layout(path.clone())),
         (BaseSource::Entry, Some(entry)) => match &entry.from {
             BaseFrom::Command { argv, env, .. } => {
-                let folder = std::path::Path::new(&entry.origin.source().path).parent().map(std::path::Path::to_path_buf);
+                let folder = Path::new(&entry.origin.source().path).parent().map(std::path::Path::to_path_buf);
                 Some(Place::Command(argv, env, folder.unwrap_or_default()))
             }
             BaseFrom::Rootfs(path) => Some(Place::Rootfs(PathBuf::from(&**path))),
@@ -198,13 +228,26 @@ fn place<'a>(base: &'a BaseNode<'_>) -> Option<Place<'a>> {
     }
 }
 
-fn rootfs(world: &World<'_>, path: &std::path::Path, platform: &Platform) -> Result<RootfsTar, Failure> {
+fn rootfs(world: &World<'_>, path: &Path, platform: &Platform) -> Result<RootfsTar, Failure> {
     RootfsTar::open(path, platform, world.catalogue.workspace.epoch)
 }
 
 /// Where the tar that a command made is kept: igraph's only copy of that base besides the engine's.
 fn kept_tar(world: &World<'_>, image: ImageId) -> PathBuf {
     world.state.folder().bases().join(format!("{}.tar", image.0.hex()))
+}
+
+/// Keeps a tar that a command made, durably, under the id of its image.
+fn keep(world: &World<'_>, tar: &Path, platform: &Platform) -> Result<RootfsTar, Failure> {
+    let source = rootfs(world, tar, platform)?;
+    let kept = kept_tar(world, source.image_id());
+    let move_there = || {
+        File::open(tar)?.sync_all()?;
+        std::fs::rename(tar, &kept)?;
+        File::open(world.state.folder().bases())?.sync_all()
+    };
+    move_there().map_err(|error| disk_failure(&error, "the root filesystem"))?;
+    Ok(source.moved(kept))
 }
 
 /// The bytes of a local base, if they are still those of `image`.
@@ -221,21 +264,20 @@ pub(super) fn local_source(world: &World<'_>, base: &BaseNode<'_>, platform: &Pl
 /// `unshare` can make them, so that what it leaves mounted or running goes with it.
 fn make(
     world: &World<'_>,
-    key: Key,
+    work: &Path,
     argv: &[std::sync::Arc<str>],
     env: &Texts,
     folder: PathBuf,
     attempt: &Attempt<'_>,
 ) -> Result<PathBuf, Failure> {
-    let bases = world.state.folder().bases();
-    let work = bases.join(format!("work-{key}"));
-    clear(&work).map_err(|error| disk_failure(&error, "the work folder"))?;
-    std::fs::create_dir_all(&work).map_err(|error| disk_failure(&error, "the work folder"))?;
+    clear(work)
+        .map_err(|error| Failure::infra(format!("the work folder of an earlier try can't be removed: {error}")).retry(Retry::Never))?;
+    std::fs::create_dir_all(work).map_err(|error| disk_failure(&error, "the work folder"))?;
     let tar = work.join("rootfs.tar");
     let words: Vec<String> = argv.iter().map(|word| word.replace("{out}", &tar.to_string_lossy())).collect();
     let mut command = if can_unshare() {
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--"]).args(&words);
+        let mut command = Command::new(APART[0]);
+        command.args(&APART[1..]).args(&words);
         command
     } else {
         let mut command = Command::new(&words[0]);
@@ -244,7 +286,7 @@ fn make(
     };
     command
         .current_dir(world.root.join(folder))
-        .env("TMPDIR", &work)
+        .env("TMPDIR", work)
         .env("SOURCE_DATE_EPOCH", world.catalogue.workspace.epoch.to_string())
         .envs(world.proxies)
         .envs(env.iter().map(|(name, value)| (&**name, &**value)))
@@ -256,6 +298,13 @@ fn make(
         Failure::step(format!("`{}` can't be started: {error}", words[0]))
             .hint("the command of a base is looked for in its package's folder when it begins with `./`")
     })?;
+    let group = i32::try_from(child.id()).ok().map(nix::unistd::Pid::from_raw);
+    let end_group = || {
+        if let Some(group) = group {
+            // it may have ended meanwhile
+            let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
+        }
+    };
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let lines = std::sync::Mutex::new(Vec::new());
     let status = std::thread::scope(|scope| {
@@ -268,16 +317,17 @@ fn make(
         let start = world.clock.monotonic();
         loop {
             match child.try_wait() {
-                Ok(Some(status)) => return Ok(status),
+                Ok(Some(status)) => {
+                    // what it left running would hold its output open
+                    end_group();
+                    return Ok(status);
+                }
                 Ok(None) => {}
                 Err(error) => return Err(Failure::infra(format!("waiting for `{}`: {error}", words[0]))),
             }
             let late = attempt.timeout.filter(|limit| world.clock.monotonic().saturating_sub(start) > *limit);
             if attempt.cancel.is_cancelled() || late.is_some() {
-                if let Ok(pid) = i32::try_from(child.id()) {
-                    // the whole group; it may have ended meanwhile
-                    let _ = nix::sys::signal::killpg(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
-                }
+                end_group();
                 let _ = child.wait();
                 return Err(late.map_or_else(Failure::stopped, |limit| Failure::step(format!("timed out after {}s", limit.as_secs()))));
             }
@@ -294,7 +344,11 @@ fn make(
             class: verdict.class,
             retry: verdict.retry,
             message,
-            hint: verdict.evidence,
+            hint: match code {
+                126 => Some("its first line or its mode does not let it run: is it executable?".to_owned()),
+                127 => Some("a program is looked for in PATH, or, written with a `/`, from the package's folder".to_owned()),
+                _ => verdict.evidence,
+            },
             exit_code: Some(code),
             group: verdict.group.map(str::to_owned),
         });
@@ -314,16 +368,30 @@ fn read_lines(pipe: impl Read, stream: Stream, attempt: &Attempt<'_>, lines: &st
     }
 }
 
+/// Runs a program apart: in mount and pid namespaces that end with it, and with igraph. The shell is what the kernel protects there
+/// from signals, so that the program is not.
+#[rustfmt::skip]
+const APART: [&str; 14] = [
+    "setpriv", "--pdeathsig", "KILL",
+    "unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--",
+    "sh", "-c", "\"$@\"; exit $?", "sh",
+];
+
 fn can_unshare() -> bool {
     static CAN: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
     *CAN.get_or_init(|| {
-        let mut probe = Command::new("unshare");
-        probe.args(["--mount", "--pid", "--fork", "--mount-proc", "--", "true"]).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut probe = Command::new(APART[0]);
+        probe.args(&APART[1..]).arg("true").stdout(Stdio::null()).stderr(Stdio::null());
         probe.status().is_ok_and(|status| status.success())
     })
 }
 
-/// Removes a work folder of an earlier try, never across a mount.
-fn clear(folder: &std::path::Path) -> std::io::Result<()> {
+/// Where a command makes its tar.
+fn work_folder(world: &World<'_>, key: Key) -> PathBuf {
+    world.state.folder().bases().join(format!("work-{key}"))
+}
+
+/// Removes a work folder, never across a mount.
+fn clear(folder: &Path) -> std::io::Result<()> {
     crate::record::remove_tree(folder)
 }

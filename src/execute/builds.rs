@@ -15,9 +15,9 @@ use crate::event::{NodeKind, Outcome};
 use crate::failure::{Failure, FailureClass, Retry};
 use crate::graph::{ImageNode, NodeIndex};
 use crate::image::EngineImage;
-use crate::keys;
 use crate::plan::{Decision, Value};
 use crate::record::{Facts, ResultRecord, Settlement, Verdict};
+use crate::spec;
 
 /// Carries a lost node out of an attempt.
 #[derive(Default)]
@@ -131,7 +131,7 @@ pub(super) fn run(world: &World<'_>, index: NodeIndex, image: &ImageNode<'_>, jo
                 references: &references,
                 context_root: &world.root.join(&*spec.context),
                 context: &own.inputs.context,
-                args: &keys::image_arguments(spec),
+                args: &spec::image_arguments(spec),
                 platform: &node.platform,
                 network: spec.network,
                 secrets: &secrets,

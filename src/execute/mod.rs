@@ -3,15 +3,16 @@
 mod attempts;
 mod bases;
 mod builds;
+pub mod leftovers;
 mod materials;
 mod names;
 pub mod queue;
 pub mod retry;
 mod run;
 mod spool;
-pub mod tested;
 mod tests_of;
 mod world;
 
+pub use crate::plan::tested;
 pub use run::{RunEnd, run};
 pub use world::{EngineFactory, Held, LazyEngine, Options, World};

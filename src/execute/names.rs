@@ -2,6 +2,7 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
 
 use super::attempts::{self, Terms, millis, record_failure};
 use super::bases;
@@ -12,7 +13,7 @@ use super::world::{Job, JobEnd, Lookup, StepEnd, World};
 use crate::digest::{Digest, ImageId};
 use crate::engine::Attempt;
 use crate::event::{NodeKind, Outcome, Stream};
-use crate::failure::{Failure, Retry};
+use crate::failure::Failure;
 use crate::graph::{Body, ImageName, NamesNode, NodeIndex};
 use crate::image::EngineImage;
 use crate::label::NodeLabel;
@@ -28,33 +29,25 @@ pub(super) fn tag(world: &World<'_>, index: NodeIndex, names: &NamesNode, job: &
         Err(not) => return JobEnd::blocked(not.to_string()).because(&job.reasons),
     };
     let label = world.graph.node(index).label();
+    let stale = stale(world, index, names, &tested, NameScope::Local);
     let lost = LostNode::default();
     let attempts = attempts::attempt(world, &label, &terms(world), |attempt, _| {
         let image = image_of(world, names, lookup, attempt, &lost)?;
         let engine = world.engine.engine()?;
-        for name in &names.names {
+        for name in &stale {
             engine.tag(&image, &name.reference)?;
             attempt.output.line(Stream::Engine, &format!("{} is {}", name.reference.familiar(), image.id));
         }
-        Ok(image)
+        let settlements: Vec<Settlement> =
+            stale.iter().map(|name| settlement(world, index, name, &tested, NameScope::Local, None, job)).collect();
+        world.state.commit_all(&settlements).map_err(|error| record_failure(&error))
     });
     if let Some(node) = lost.take() {
         return JobEnd::lost(node);
     }
-    let end = match &attempts.result {
-        Err(failure) => JobEnd::failed(failure.clone()),
-        Ok(_) => {
-            let moved = names.names.iter().map(|name| (name, None)).collect::<Vec<_>>();
-            let settlements = moved
-                .iter()
-                .map(|(name, manifest)| settlement(world, index, name, &tested, NameScope::Local, *manifest, job))
-                .collect::<Vec<_>>();
-            match world.state.commit_all(&settlements) {
-                Ok(()) => JobEnd::done(Outcome::Succeeded { image: Some(tested.image()), changed: true }, Some(Value::Names)),
-                Err(error) => JobEnd::failed(record_failure(&error)),
-            }
-        }
-    };
+    let moved = attempts.result.is_ok().then_some(Outcome::Succeeded { image: Some(tested.image()), changed: true });
+    let ended_as = |name: &ImageName| moved.clone().filter(|_| stale.iter().any(|stale| stale.written == name.written));
+    let end = end_of(world, index, names, NameScope::Local, &attempts.result, &stale, ended_as);
     super::builds::ended(end, job, &attempts)
 }
 
@@ -65,24 +58,57 @@ pub(super) fn push(world: &World<'_>, index: NodeIndex, names: &NamesNode, job: 
         Err(not) => return JobEnd::blocked(not.to_string()).because(&job.reasons),
     };
     let label = world.graph.node(index).label();
+    let stale = stale(world, index, names, &tested, NameScope::Registry);
     let lost = LostNode::default();
+    let ended = Mutex::default();
     let attempts = attempts::attempt(world, &label, &terms(world), |attempt, _| {
-        let publication = Publication { world, index, names, tested: &tested, lookup, lost: &lost, attempt, job };
+        let publication =
+            Publication { world, index, names, stale: &stale, tested: &tested, lookup, lost: &lost, attempt, job, ended: &ended };
         publication.publish()
     });
     if let Some(node) = lost.take() {
         return JobEnd::lost(node);
     }
-    let end = match &attempts.result {
-        Err(failure) => JobEnd::failed(failure.clone()),
-        Ok(steps) => {
-            let failed = steps.iter().find(|step| !step.outcome.is_good()).map(|step| step.outcome.clone());
-            let whole = failed.unwrap_or(Outcome::Succeeded { image: Some(tested.image()), changed: true });
-            let value = whole.is_good().then_some(Value::Names);
-            JobEnd { steps: steps.clone(), ..JobEnd::done(whole, value) }
-        }
-    };
+    let ended = ended.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let end = end_of(world, index, names, NameScope::Registry, &attempts.result, &stale, |name| ended.get(&name.reference).cloned());
     super::builds::ended(end, job, &attempts)
+}
+
+/// The names that do not point at the image, as far as the record knows; all of them, where it is not to be believed.
+fn stale<'n>(world: &World<'_>, index: NodeIndex, names: &'n NamesNode, tested: &Tested, scope: NameScope) -> Vec<&'n ImageName> {
+    let all = world.options.verify || world.planner.options.forced.contains(&index);
+    let is_stale = |name: &&ImageName| {
+        let past = world.planner.past.name(scope, &name.reference);
+        all || past.is_none_or(|past| past.in_flight || past.key != world.planner.name_key(&name.reference, tested).0)
+    };
+    names.names.iter().filter(is_stale).collect()
+}
+
+/// The end of a job that moves names: each has its own, those that were right stay fresh.
+fn end_of(
+    world: &World<'_>,
+    index: NodeIndex,
+    names: &NamesNode,
+    scope: NameScope,
+    result: &Result<(), Failure>,
+    stale: &[&ImageName],
+    ended_as: impl Fn(&ImageName) -> Option<Outcome>,
+) -> JobEnd {
+    let whole = match result {
+        Ok(()) => JobEnd::done(Outcome::Succeeded { image: None, changed: true }, Some(Value::Names)),
+        Err(failure) => JobEnd::failed(failure.clone()),
+    };
+    let outcome_of = |name: &ImageName| match ended_as(name) {
+        Some(outcome) => outcome,
+        None if result.is_ok() || stale.iter().all(|stale| stale.written != name.written) => Outcome::Fresh,
+        None => whole.outcome.clone(),
+    };
+    let steps: Vec<StepEnd> =
+        names.names.iter().map(|name| StepEnd { label: step_label(world, index, name, scope), outcome: outcome_of(name) }).collect();
+    match steps.iter().find(|step| !step.outcome.is_good()).map(|step| step.outcome.clone()) {
+        Some(failed) if result.is_ok() => JobEnd { steps, ..JobEnd::done(failed, None) },
+        _ => JobEnd { steps, ..whole },
+    }
 }
 
 fn terms(world: &World<'_>) -> Terms {
@@ -151,32 +177,79 @@ struct Published {
     media_type: String,
 }
 
+/// What came of moving a group of names.
+enum Moves {
+    /// Each was tried.
+    Done,
+    /// The repository has lost blobs of the image.
+    BlobsLost(Reference),
+}
+
 /// One try at publishing one image under its names.
 struct Publication<'a> {
     world: &'a World<'a>,
     index: NodeIndex,
     names: &'a NamesNode,
+    /// Those to move.
+    stale: &'a [&'a ImageName],
     tested: &'a Tested,
     lookup: &'a Lookup<'a>,
     lost: &'a LostNode,
     attempt: &'a Attempt<'a>,
     job: &'a Job,
+    /// How names ended, in earlier attempts too: none is tried again.
+    ended: &'a Mutex<BTreeMap<Reference, Outcome>>,
 }
 
 impl Publication<'_> {
-    fn publish(&self) -> Result<Vec<StepEnd>, Failure> {
-        let mut published: BTreeMap<String, Published> = BTreeMap::new();
-        for name in &self.names.names {
-            let repository = name.reference.name();
-            if let Entry::Vacant(place) = published.entry(repository) {
-                place.insert(self.repository(&name.reference)?);
+    fn publish(&self) -> Result<(), Failure> {
+        for _ in 0..2 {
+            let mut published: BTreeMap<String, Published> = BTreeMap::new();
+            for name in &self.names.names {
+                let repository = name.reference.name();
+                if let Entry::Vacant(place) = published.entry(repository) {
+                    place.insert(self.repository(&name.reference)?);
+                }
+            }
+            let manifests: BTreeSet<Digest> = published.values().map(|manifest| manifest.digest).collect();
+            if manifests.len() > 1 {
+                // blobs that are packed otherwise can't be had any more: then all repositories get the same anew
+                self.say("the image lies in its repositories under different manifests: publishing it anew");
+                self.names.names.iter().try_for_each(|name| self.forget(&name.reference))?;
+                continue;
+            }
+            match self.move_names(&published)? {
+                Moves::Done => return Ok(()),
+                Moves::BlobsLost(repository) => {
+                    self.say(&format!("{} has lost blobs of this image: uploading them again", repository.name()));
+                    self.forget(&repository)?;
+                }
             }
         }
-        self.move_names(&published)
+        Err(Failure::infra(format!("blobs of {} vanish from its repositories, or it can't be packed alike for all", self.tested.image())))
+    }
+
+    /// Forgets that the image and its layers lie in a repository.
+    fn forget(&self, repository: &Reference) -> Result<(), Failure> {
+        let (state, image) = (self.world.state, self.tested.image());
+        let fail = |error| record_failure(&error);
+        let is_here = |host: &str, path: &str| host == repository.host() && path == repository.repository();
+        for place in state.locations(image).map_err(fail)?.iter().filter(|place| is_here(&place.host, &place.repository)) {
+            state.forget_location(place).map_err(fail)?;
+        }
+        for diff_id in state.config(image.0).map_err(fail)?.unwrap_or_default().diff_ids {
+            for place in state.blobs(diff_id).map_err(fail)?.iter().filter(|place| is_here(&place.host, &place.repository)) {
+                state.forget_blob(place).map_err(fail)?;
+            }
+        }
+        Ok(())
     }
 
     /// Has the image's manifest and all its blobs in the repository.
     fn repository(&self, repository: &Reference) -> Result<Published, Failure> {
+        // one at a time: the next finds the layers that both need
+        let turn = self.world.held.repository(&repository.name());
+        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
         let image = self.tested.image();
         if let Some(known) = self.known(repository, image)? {
             return Ok(known);
@@ -331,53 +404,54 @@ impl Publication<'_> {
         others
     }
 
-    fn move_names(&self, published: &BTreeMap<String, Published>) -> Result<Vec<StepEnd>, Failure> {
+    fn move_names(&self, published: &BTreeMap<String, Published>) -> Result<Moves, Failure> {
         let world = self.world;
-        let mut pending = Vec::new();
+        let mut group = Vec::new();
         for name in &self.names.names {
-            let (key, _) = world.planner.name_key(&name.reference, self.tested);
-            let past = world.planner.past.name(NameScope::Registry, &name.reference);
-            let forced = world.planner.options.forced.contains(&self.index);
-            if forced || world.options.verify || past.is_none_or(|past| past.key != key || past.in_flight) {
-                pending.push(name);
+            let written = world.state.pushed(&name.reference).map_err(|error| record_failure(&error))?;
+            // all names are one manifest, whatever became of those that were right
+            let elsewhere = written != published.get(&name.reference.name()).map(|manifest| manifest.digest);
+            if elsewhere || self.stale.iter().any(|stale| stale.written == name.written) {
+                group.push((name, elsewhere));
             }
         }
-        let group = JournalGroup {
+        let names = group.iter().map(|(name, _)| JournalName {
+            name: name.reference.clone(),
+            node: step_label(world, self.index, name, NameScope::Registry),
+            before: world.state.pushed(&name.reference).ok().flatten(),
+            written: false,
+        });
+        let journal = JournalGroup {
             node: world.graph.node(self.index).owner.clone(),
             image: self.tested.image(),
-            manifest: pending.first().and_then(|name| published.get(&name.reference.name())).map(|manifest| manifest.digest),
+            manifest: published.values().next().map(|manifest| manifest.digest),
             run: world.run.to_owned(),
             at: world.clock.now(),
-            names: pending
-                .iter()
-                .map(|name| JournalName {
-                    name: name.reference.clone(),
-                    node: step_label(world, self.index, name, NameScope::Registry),
-                    before: world.state.pushed(&name.reference).ok().flatten(),
-                    written: false,
-                })
-                .collect(),
+            names: names.collect(),
         };
-        let journal = world.state.journal_open(&group).map_err(|error| record_failure(&error))?;
-        let mut steps = Vec::new();
-        for name in pending {
-            let label = step_label(world, self.index, name, NameScope::Registry);
+        let journal = world.state.journal_open(&journal).map_err(|error| record_failure(&error))?;
+        for (name, elsewhere) in group {
+            let before = self.ended.lock().unwrap_or_else(PoisonError::into_inner).get(&name.reference).map(Outcome::is_good);
+            if before == Some(false) || (before == Some(true) && !elsewhere) {
+                continue;
+            }
             let Some(manifest) = published.get(&name.reference.name()) else { continue };
             let start = world.clock.monotonic();
-            let outcome = self.move_one(name, manifest)?;
+            let Some(outcome) = self.move_one(name, manifest)? else { return Ok(Moves::BlobsLost(name.reference.clone())) };
             if outcome.is_good() {
                 let mut settled = settlement(world, self.index, name, self.tested, NameScope::Registry, Some(manifest.digest), self.job);
                 settled.result.duration_ms = millis(world.clock.monotonic().saturating_sub(start));
                 settled.journal = vec![JournalStep::Written { group: journal, name: name.reference.clone() }];
                 world.state.commit(&settled).map_err(|error| record_failure(&error))?;
             }
-            steps.push(StepEnd { label, outcome });
+            self.ended.lock().unwrap_or_else(PoisonError::into_inner).insert(name.reference.clone(), outcome);
         }
         world.state.journal_apply(&[JournalStep::Close { group: journal }]).map_err(|error| record_failure(&error))?;
-        Ok(steps)
+        Ok(Moves::Done)
     }
 
-    fn move_one(&self, name: &ImageName, manifest: &Published) -> Result<Outcome, Failure> {
+    /// `None` where the repository has lost blobs of the manifest.
+    fn move_one(&self, name: &ImageName, manifest: &Published) -> Result<Option<Outcome>, Failure> {
         let world = self.world;
         let past = world.state.name(NameScope::Registry, &name.reference).map_err(|error| record_failure(&error))?;
         let expected = world.state.expected_at(&name.reference).map_err(|error| record_failure(&error))?;
@@ -386,39 +460,41 @@ impl Publication<'_> {
         match moved {
             NameOutcome::AlreadyThere => {
                 self.say(&format!("{} is {} already", name.reference, manifest.digest));
-                Ok(Outcome::Succeeded { image: Some(image), changed: false })
+                Ok(Some(Outcome::Succeeded { image: Some(image), changed: false }))
             }
             NameOutcome::Moved { from } => {
                 let from = from.map_or_else(|| "nothing".to_owned(), |from| from.to_string());
                 self.say(&format!("{}: {from} → {}", name.reference, manifest.digest));
                 if let Some(past) = past.filter(|past| past.image != image)
-                    && let Some(at) = self.older_than(past.at)
+                    && let Some(at) = self.older_than(past.image)
                 {
                     let label = step_label(world, self.index, name, NameScope::Registry);
                     world.warn(Some(label), format!("{} goes back to the image of {}", name.reference.familiar(), at.to_rfc3339()));
                 }
-                Ok(Outcome::Succeeded { image: Some(image), changed: true })
+                Ok(Some(Outcome::Succeeded { image: Some(image), changed: true }))
             }
             NameOutcome::ForeignMove { expected, found } => {
                 if let Some(found) = found {
                     world.state.saw_foreign(&name.reference, found).map_err(|error| record_failure(&error))?;
                 }
-                let written = expected;
+                let written = past.and_then(|past| past.manifest).filter(|_| expected != manifest.digest).unwrap_or(expected);
                 let there = found.map_or_else(|| "nothing".to_owned(), |digest| digest.to_string());
+                // nothing around it failed, so trying again by itself would be wrong: a person has to look
                 let failure =
-                    Failure::infra(format!("{} was moved by someone else: igraph left it at {written}, found {there}", name.reference))
-                        .retry(Retry::Never)
+                    Failure::step(format!("{} was moved by someone else: igraph left it at {written}, found {there}", name.reference))
                         .hint("nothing was written there; the next push moves it to the tested image");
-                Ok(Outcome::Failed { failure })
+                Ok(Some(Outcome::Failed { failure }))
             }
+            NameOutcome::BlobsLost => Ok(None),
         }
     }
 
-    /// When this image was built, if that is before `moment` and in another run: the name goes back to it.
-    fn older_than(&self, moment: crate::clock::Timestamp) -> Option<crate::clock::Timestamp> {
+    /// When this image was built, if the same entry made `last` later: the name goes back.
+    fn older_than(&self, last: ImageId) -> Option<crate::clock::Timestamp> {
         let node = self.world.graph.node(self.names.image);
-        let built = self.world.state.built_at(&node.label(), &node.platform, self.tested.image()).ok().flatten()?;
-        (built < moment).then_some(built)
+        let built = |image| self.world.state.built_at(&node.label(), &node.platform, image).ok().flatten();
+        let (built, last) = (built(self.tested.image())?, built(last)?);
+        (built < last).then_some(built)
     }
 
     fn say(&self, line: &str) {

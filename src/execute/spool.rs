@@ -25,8 +25,9 @@ struct Held {
 impl Held {
     fn file(&mut self, parent: &std::path::Path, diff_id: Digest) -> Result<PathBuf, Failure> {
         if self.folder.is_none() {
-            let made = tempfile::Builder::new().prefix("layers-").tempdir_in(parent);
-            self.folder = Some(made.map_err(|error| Failure::infra(format!("no room for layers: {error}")))?);
+            // nothing else may have needed it yet
+            let made = std::fs::create_dir_all(parent).and_then(|()| tempfile::Builder::new().prefix("layers-").tempdir_in(parent));
+            self.folder = Some(made.map_err(|error| super::attempts::disk_failure(&error, "the folder of packed layers"))?);
         }
         let folder = self.folder.as_ref().map(|folder| folder.path().to_owned()).unwrap_or_default();
         Ok(folder.join(diff_id.hex()))

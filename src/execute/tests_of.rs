@@ -9,9 +9,9 @@ use crate::event::{NodeKind, Outcome};
 use crate::failure::Failure;
 use crate::graph::{NodeIndex, TestNode};
 use crate::image::EngineImage;
-use crate::keys;
 use crate::plan::{Value, subject_and};
 use crate::record::Facts;
+use crate::spec;
 
 /// Tests.
 pub(super) fn run(world: &World<'_>, index: NodeIndex, test: &TestNode<'_>, job: &Job, lookup: &Lookup<'_>) -> JobEnd {
@@ -73,8 +73,8 @@ fn commands(world: &World<'_>, test: &TestNode<'_>, subject: &EngineImage, attem
     let request = TestRequest {
         slug: &slug(&format!("{}-{}", test.image_label, test.name)),
         subject,
-        commands: &keys::test_commands(&test.spec.form),
-        env: &keys::test_environment(test.spec, &test.image_label, test.image),
+        commands: &spec::test_commands(&test.spec.form),
+        env: &spec::test_environment(test.spec, &test.image_label, test.image),
         network: test.spec.network,
         proxies: world.proxies,
     };
@@ -105,7 +105,7 @@ fn layers(
             references,
             context_root: &world.root.join(&**context),
             context: &own.inputs.context,
-            args: &keys::test_arguments(test.spec, &test.image_label, test.image),
+            args: &spec::test_arguments(test.spec, &test.image_label, test.image),
             platform: &world.graph.node(index).platform,
             network: test.spec.network,
             secrets: &Default::default(),

@@ -19,8 +19,10 @@ use crate::graph::{Body, Graph, NodeIndex};
 use crate::label::NodeLabel;
 use crate::lock::LockFile;
 use crate::plan::{Decision, Planner, Value};
+use crate::platform::Platform;
 use crate::reason::{Reason, reasons_of_step};
 use crate::record::State;
+use crate::reference::Reference;
 use crate::registry::Client;
 use crate::spec::{self, Catalogue, RetryPolicy};
 
@@ -108,12 +110,19 @@ pub struct World<'a> {
     pub held: Held,
 }
 
+/// Locks that are made when first asked for.
+type Turns<Key> = Mutex<BTreeMap<Key, Arc<Mutex<()>>>>;
+
 /// What execution keeps during a run.
 pub struct Held {
     /// Images that were found or brought in, by id.
     pub(super) presence: Presence,
     /// Layers on their way out of the engine.
     pub(super) spool: Spool,
+    /// Held while a reference is resolved for a platform.
+    resolving: Turns<(Reference, Platform)>,
+    /// Whose turn it is to publish, by repository.
+    repositories: Turns<String>,
     /// Randomness for waits: the state of a small generator.
     chance: Mutex<u64>,
 }
@@ -121,7 +130,24 @@ pub struct Held {
 impl Held {
     /// Nothing yet; the moment makes waits differ between runs.
     pub fn new(now: crate::clock::Timestamp) -> Self {
-        Self { presence: Presence::default(), spool: Spool::default(), chance: Mutex::new(now.0.unsigned_abs()) }
+        Self {
+            presence: Presence::default(),
+            spool: Spool::default(),
+            resolving: Mutex::default(),
+            repositories: Mutex::default(),
+            chance: Mutex::new(now.0.unsigned_abs()),
+        }
+    }
+
+    /// What is locked while `reference` is resolved for `platform`.
+    pub(super) fn resolving(&self, reference: &Reference, platform: &Platform) -> Arc<Mutex<()>> {
+        let mut slots = self.resolving.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.entry((reference.clone(), platform.clone())).or_default().clone()
+    }
+
+    /// Held by who publishes into a repository.
+    pub(super) fn repository(&self, name: &str) -> Arc<Mutex<()>> {
+        self.repositories.lock().unwrap_or_else(PoisonError::into_inner).entry(name.to_owned()).or_default().clone()
     }
 }
 

@@ -8,11 +8,11 @@ use petgraph::graph::DiGraph;
 use rayon::prelude::*;
 
 use super::node::*;
-use crate::dockerfile::{self, Configs, Dockerfile, Request};
+use crate::dockerfile::{self, Configs, Dockerfile, ImageUse, Request, UseKind};
 use crate::label::{Label, Name, NodeLabel};
 use crate::pattern::Selection;
 use crate::platform::Platform;
-use crate::problem::{Place, Problem, Source};
+use crate::problem::{Place, Problem, Source, nearest};
 use crate::reference::Reference;
 use crate::spec::{self, Catalogue, Destination};
 use crate::stamp::Stamp;
@@ -71,6 +71,7 @@ impl<'c> Graph<'c> {
             configs,
             nodes: DiGraph::default(),
             by_owner: HashMap::new(),
+            bases: HashMap::new(),
             problems: Vec::new(),
             test_files: Mutex::default(),
         }
@@ -111,7 +112,7 @@ impl<'c> Graph<'c> {
         found
     }
 
-    /// The base or image node of an owner.
+    /// The image node of an owner, or the first of its base nodes: a base has one for each platform.
     pub fn find(&self, owner: &NodeLabel) -> Option<NodeIndex> {
         self.by_owner.get(owner).copied()
     }
@@ -135,13 +136,14 @@ struct Builder<'c, 'a> {
     configs: &'a dyn KnownConfigs,
     nodes: DiGraph<Node<'c>, (), u32>,
     by_owner: HashMap<NodeLabel, NodeIndex>,
+    bases: HashMap<(NodeLabel, Platform), NodeIndex>,
     problems: Vec<Problem>,
     /// Test Dockerfiles by their rule: many images share one.
     test_files: Mutex<BTreeMap<Label, DockerfileRead>>,
 }
 
-/// What a Dockerfile refers to: expanded text, whose it is, and where it stands.
-type References = Vec<(String, Target, std::ops::Range<usize>)>;
+/// What a Dockerfile refers to: by key, whose it is, the platform wanted, and where it stands.
+type References = Vec<(String, Target, Platform, std::ops::Range<usize>)>;
 
 /// An image whose Dockerfile is read, with its tests.
 struct Read<'c> {
@@ -211,7 +213,7 @@ impl<'c> Builder<'c, '_> {
                 match read {
                     Ok(read) => {
                         let tested = read.tests.iter().flat_map(|test| &test.references);
-                        for (_, target, _) in read.references.iter().chain(tested) {
+                        for (_, target, ..) in read.references.iter().chain(tested) {
                             if let Target::Entry(parent) = target
                                 && self.catalogue.images.contains_key(parent)
                                 && seen.insert(parent.clone())
@@ -235,7 +237,7 @@ impl<'c> Builder<'c, '_> {
         };
         let dockerfile = read_dockerfile(&self.catalogue.root, &image.dockerfile, &image.origin.field("dockerfile"), dockerfile::parse)?;
         let platform = &image.platform;
-        let references = self.references(&dockerfile.parsed, image.target.as_deref(), &crate::keys::image_arguments(image), platform)?;
+        let references = self.references(&dockerfile.parsed, image.target.as_deref(), &spec::image_arguments(image), platform)?;
         let mut tests = Vec::new();
         if self.options.depth >= Depth::Test {
             for test in &image.tests {
@@ -261,7 +263,7 @@ impl<'c> Builder<'c, '_> {
                 read
             }
         };
-        let args = crate::keys::test_arguments(spec, image_label, image);
+        let args = spec::test_arguments(spec, image_label, image);
         let references = self.references(&dockerfile.parsed, None, &args, &image.platform)?;
         Ok(TestRead { name: label.name.clone(), spec, dockerfile: Some(dockerfile), references })
     }
@@ -279,12 +281,22 @@ impl<'c> Builder<'c, '_> {
         let mut found = References::new();
         let mut problems = Vec::new();
         for reference in &resolved.references {
-            if found.iter().any(|(text, ..)| *text == reference.text) {
-                continue;
-            }
-            match self.target(&reference.text) {
-                Ok(target) => found.push((reference.text.clone(), target, reference.span.clone())),
-                Err(problem) => problems.push(problem.at(dockerfile.source(), reference.span.clone())),
+            let wanted = reference.platform.as_ref().unwrap_or(platform);
+            match self.target(&reference.text).and_then(|target| self.check_platform(reference, target, wanted)) {
+                Ok(target) => found.push((reference.key(), target, wanted.clone(), reference.span.clone())),
+                Err(problem) => {
+                    let written = dockerfile.source().text.get(reference.span.clone()).unwrap_or_default();
+                    let problem = match problem.hint {
+                        None if written.contains('$') => {
+                            problem.hint(format!("`{written}` became that: give its arguments values, with `ARG NAME=…` or in `args`"))
+                        }
+                        None if self.target(&written.to_lowercase()).is_ok() => {
+                            problem.hint(format!("did you mean `{}`?", written.to_lowercase()))
+                        }
+                        _ => problem,
+                    };
+                    problems.push(problem.at(dockerfile.source(), reference.span.clone()));
+                }
             }
         }
         if problems.is_empty() { Ok(found) } else { Err(problems) }
@@ -302,6 +314,24 @@ impl<'c> Builder<'c, '_> {
         })
     }
 
+    /// A stage starts from an image for its own platform.
+    fn check_platform(&self, reference: &ImageUse, target: Target, wanted: &Platform) -> Result<Target, Problem> {
+        let own = match &target {
+            Target::Entry(label) => match (self.catalogue.images.get(label), self.catalogue.bases.get(label)) {
+                (Some(image), _) => image.platform.clone(),
+                (None, Some(base)) => base.platform_for(wanted),
+                (None, None) => return Ok(target),
+            },
+            Target::Outside(_) | Target::Subject => return Ok(target),
+        };
+        if reference.kind != UseKind::From || (own.os(), own.architecture()) == (wanted.os(), wanted.architecture()) {
+            return Ok(target);
+        }
+        let is = target.owner().map(|owner| owner.to_string()).unwrap_or_default();
+        Err(Problem::new(format!("`{}` is {is}, which is for {own}, and is wanted for {wanted} here", reference.text))
+            .hint(format!("set `platform` of one of the two, or write `FROM --platform={own}`")))
+    }
+
     /// Adds a node for every image that was read, and for every base referred to.
     fn add_owners(&mut self, images: &BTreeMap<Label, Read<'c>>) {
         for (label, read) in images {
@@ -316,18 +346,29 @@ impl<'c> Builder<'c, '_> {
             self.by_owner.insert(owner, index);
         }
         for read in images.values() {
-            for (_, target, _) in &read.references {
-                self.add_base(target);
+            for (_, target, platform, span) in &read.references {
+                self.add_base(target, platform, read.dockerfile.parsed.source(), span);
             }
         }
     }
 
     /// The node of a target, added when it is a base that is not there yet.
-    fn add_base(&mut self, target: &Target) -> Option<NodeIndex> {
+    fn add_base(&mut self, target: &Target, wanted: &Platform, source: &Arc<Source>, span: &std::ops::Range<usize>) -> Option<NodeIndex> {
         let owner = target.owner()?;
-        if let Some(index) = self.by_owner.get(&owner) {
+        if let Target::Entry(label) = target
+            && self.catalogue.images.contains_key(label)
+        {
+            return self.by_owner.get(&owner).copied();
+        }
+        let platform = match target {
+            Target::Entry(label) => self.catalogue.bases.get(label)?.platform_for(wanted),
+            _ => wanted.clone(),
+        };
+        let key = (owner, platform);
+        if let Some(index) = self.bases.get(&key) {
             return Some(*index);
         }
+        let place = Place { source: source.clone(), span: span.clone(), note: None };
         let (entry, source) = match target {
             Target::Outside(reference) => (None, BaseSource::Registry(reference.clone())),
             Target::Entry(label) => {
@@ -346,9 +387,10 @@ impl<'c> Builder<'c, '_> {
         }
         let stand_in = stood_for.iter().find_map(|reference| self.options.stand_ins.get(*reference));
         let source = stand_in.map_or(source, |stand_in| BaseSource::StandIn(stand_in.clone()));
-        let platform = entry.map_or(self.options.platform, |entry| &entry.platform).clone();
-        let index = self.nodes.add_node(Node { owner: owner.clone(), platform, body: Body::Base(BaseNode { source, entry }) });
-        self.by_owner.insert(owner, index);
+        let (owner, platform) = key.clone();
+        let index = self.nodes.add_node(Node { owner, platform, body: Body::Base(BaseNode { source, entry, place }) });
+        self.by_owner.entry(key.0.clone()).or_insert(index);
+        self.bases.insert(key, index);
         Some(index)
     }
 
@@ -364,15 +406,15 @@ impl<'c> Builder<'c, '_> {
 
     fn link(&mut self, from: NodeIndex, source: &Arc<Source>, references: &References) -> BTreeMap<String, NodeIndex> {
         let mut parents = BTreeMap::new();
-        for (text, target, span) in references {
-            match (self.add_base(target), target) {
+        for (key, target, platform, span) in references {
+            match (self.add_base(target, platform, source, span), target) {
                 (Some(to), _) => {
                     self.nodes.update_edge(from, to, ());
-                    parents.insert(text.clone(), to);
+                    parents.insert(key.clone(), to);
                 }
                 (None, Target::Entry(label)) if self.problems.is_empty() => self
                     .problems
-                    .push(Problem::new(format!("`{text}` is {label}, which is neither image nor base")).at(source, span.clone())),
+                    .push(Problem::new(format!("`{key}` is {label}, which is neither image nor base")).at(source, span.clone())),
                 (None, _) => {}
             }
         }
@@ -394,8 +436,8 @@ impl<'c> Builder<'c, '_> {
             for (position, index) in path.iter().enumerate() {
                 let next = &self.nodes[path[(position + 1) % path.len()]].owner;
                 let read = self.nodes[*index].owner.entry().and_then(|label| images.get(label));
-                if let Some((read, (_, _, span))) = read.and_then(|read| {
-                    read.references.iter().find(|(_, target, _)| target.owner().as_ref() == Some(next)).map(|found| (read, found))
+                if let Some((read, (.., span))) = read.and_then(|read| {
+                    read.references.iter().find(|(_, target, ..)| target.owner().as_ref() == Some(next)).map(|found| (read, found))
                 }) {
                     problem = problem.at_with(read.dockerfile.parsed.source(), span.clone(), format!("this is {next}"));
                 }
@@ -574,9 +616,26 @@ struct ByText<'a> {
 }
 
 impl Configs for ByText<'_> {
-    fn config(&self, reference: &str) -> Option<Arc<crate::image::ImageConfig>> {
-        let owner = self.builder.target(reference).ok()?.owner()?;
-        self.builder.configs.known(&owner, self.platform)
+    fn config(&self, image: &str) -> Option<Arc<crate::image::ImageConfig>> {
+        let (text, other) = ImageUse::of_key(image);
+        let wanted = other.as_ref().unwrap_or(self.platform);
+        let catalogue = self.builder.catalogue;
+        match self.builder.target(text).ok()? {
+            Target::Entry(label) => match catalogue.bases.get(&label) {
+                Some(base) => {
+                    let owner = match &base.from {
+                        spec::BaseFrom::Registry(reference) => NodeLabel::Outside(reference.clone()),
+                        _ => NodeLabel::Entry(label),
+                    };
+                    self.builder.configs.known(&owner, &base.platform_for(wanted))
+                }
+                None => {
+                    let platform = &catalogue.images.get(&label)?.platform;
+                    self.builder.configs.known(&NodeLabel::Entry(label.clone()), platform)
+                }
+            },
+            target => self.builder.configs.known(&target.owner()?, wanted),
+        }
     }
 }
 
@@ -585,6 +644,22 @@ fn topological(nodes: &DiGraph<Node<'_>, (), u32>) -> Vec<NodeIndex> {
     let mut order = petgraph::algo::toposort(nodes, None).unwrap_or_default();
     order.reverse();
     order
+}
+
+/// What was probably meant by the path of a Dockerfile that is not there: one nearby, by its path from the same folder.
+fn near_dockerfile(root: &Path, path: &str) -> Option<String> {
+    let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let (above, last) = folder.rsplit_once('/').unwrap_or(("", folder));
+    let names = |folder: &str| -> Vec<String> {
+        let entries = std::fs::read_dir(root.join(folder)).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    };
+    let beside: Vec<String> = names(folder).into_iter().filter(|near| root.join(folder).join(near).is_file()).collect();
+    let folders: Vec<String> = names(above).into_iter().filter(|near| root.join(above).join(near).join(name).is_file()).collect();
+    let join = |parts: [&str; 2]| parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/");
+    let near = nearest(name, beside.iter().map(String::as_str)).map(|near| join([folder, near]));
+    let near = near.or_else(|| nearest(last, folders.iter().map(String::as_str)).map(|near| join([&join([above, near]), name])));
+    Some(near.map_or_else(|| "write it, or say where it lies: `dockerfile: \"…\"`".to_owned(), |near| format!("did you mean `{near}`?")))
 }
 
 fn read_dockerfile(
@@ -597,11 +672,17 @@ fn read_dockerfile(
     let fail = |error: &std::io::Error| {
         let message = match error.kind() {
             std::io::ErrorKind::NotFound => format!("there is no file `{path}`"),
+            std::io::ErrorKind::PermissionDenied => format!("`{path}` can't be read: permission denied"),
             _ => format!("`{path}` can't be read: {error}"),
         };
-        vec![Problem { message, places: vec![place.clone()], hint: None }]
+        let hint = (error.kind() == std::io::ErrorKind::NotFound).then(|| near_dockerfile(root, path)).flatten();
+        vec![Problem { message, places: vec![place.clone()], hint }]
     };
     let metadata = std::fs::metadata(&full).map_err(|error| fail(&error))?;
+    if metadata.is_dir() {
+        let hint = full.join("Dockerfile").is_file().then(|| format!("did you mean `{path}/Dockerfile`?"));
+        return Err(vec![Problem { message: format!("`{path}` is a folder, not a Dockerfile"), places: vec![place.clone()], hint }]);
+    }
     let bytes = std::fs::read(&full).map_err(|error| fail(&error))?;
     let text = String::from_utf8(bytes).map_err(|error| {
         vec![Problem {

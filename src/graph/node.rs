@@ -7,6 +7,7 @@ use crate::dockerfile::Dockerfile;
 use crate::event::NodeKind;
 use crate::label::{Label, Name, NodeLabel};
 use crate::platform::Platform;
+use crate::problem::Place;
 use crate::reference::Reference;
 use crate::spec;
 use crate::stamp::Stamp;
@@ -54,6 +55,8 @@ pub struct BaseNode<'c> {
     pub source: BaseSource,
     /// The entry that declares it, if one does.
     pub entry: Option<&'c spec::Base>,
+    /// Where it is first referred to.
+    pub place: Place,
 }
 
 /// An image to build.
@@ -65,7 +68,7 @@ pub struct ImageNode<'c> {
     pub spec: &'c spec::Image,
     /// Its Dockerfile.
     pub dockerfile: DockerfileRead,
-    /// The node of each reference of its Dockerfile, by the expanded text.
+    /// The node of each image that its Dockerfile refers to, by key.
     pub parents: BTreeMap<String, NodeIndex>,
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::files::FileDigests;
 use crate::component::Component;
-use crate::dockerfile::{self, ContextInput, ContextSource, ContextUse, EntryKind, Ignore};
+use crate::dockerfile::{self, ContextInput, ContextSource, ContextUse, EntryKind, Ignore, Listing};
 use crate::problem::{Place, Problem};
 use crate::spec::Glob;
 use crate::stamp::Stamp;
@@ -47,16 +47,25 @@ pub(super) fn context(
         return Ok(Inputs::default());
     }
     let context_root = root.join(folder);
-    let ignore = match dockerfile {
-        Some(path) => Ignore::load(&context_root, &root.join(path)).map_err(|problem| vec![problem])?,
-        None => Ignore::empty(),
-    };
-    let listing = dockerfile::list_context(&context_root, uses, &ignore)?;
+    let listing = list(root, folder, dockerfile, uses)?;
     let context = digests.digest(&context_root, folder, &listing.entries)?;
     let mut watched: Vec<Watched> = context.iter().map(|input| (join(folder, &input.entry.path), Some(input.entry.stamp))).collect();
     watched.extend(listing.folders.iter().chain(&listing.ignore_file).map(|(path, stamp)| (join(folder, path), Some(*stamp))));
     watched.extend(listing.missing.iter().map(|path| (join(folder, path), None)));
     Ok(Inputs { context, watched })
+}
+
+/// Lists what of the context `folder` counts for the Dockerfile at `dockerfile`, without reading it.
+///
+/// # Errors
+/// What of it is missing or no file.
+pub(super) fn list(root: &Path, folder: &str, dockerfile: Option<&str>, uses: &ContextUse) -> Result<Listing, Vec<Problem>> {
+    let context_root = root.join(folder);
+    let ignore = match dockerfile {
+        Some(path) => Ignore::load(&context_root, &root.join(path)).map_err(|problem| vec![problem.below(folder)])?,
+        None => Ignore::empty(),
+    };
+    dockerfile::list_context(&context_root, uses, &ignore)
 }
 
 /// Lists and digests what the patterns of a build file match; `place` is where they are written.

@@ -7,7 +7,5 @@ mod reasons;
 
 pub use files::FileDigests;
 pub use inputs::{Inputs, Watched};
-pub use node::{
-    KeyError, Keys, Own, dependency, image_arguments, names_components, test_arguments, test_commands, test_environment, watched_of,
-};
+pub use node::{KeyError, Keys, Own, dependency, names_components, watched_of};
 pub use reasons::reasons;

@@ -9,13 +9,12 @@
 //! | `arg N` | image, test | value of a declared build arg |
 //! | `platform` `target` `network` `epoch` | image, test | the setting |
 //! | `secret I`, `ssh I` | image | that it may be mounted, never its value |
-//! | `base R` | image, test | manifest digest, or image id of a local base |
+//! | `base R`, `base R for P` | image, test | manifest digest, or image id of a local base; P where another platform's |
 //! | `parent L` | image, test | image id |
 //! | `command N`, `env N` | test, base | what is run |
 //! | `subject` | test | image id |
 //! | `name`, `image`, `test L`, `untested` | tag, push | what the name needs |
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -24,13 +23,13 @@ use super::inputs::{self, Inputs, Watched};
 use crate::access::Network;
 use crate::component::Component;
 use crate::digest::{ImageId, Key};
-use crate::dockerfile::{Configs, Dockerfile, Request, Resolved};
+use crate::dockerfile::{Configs, ContextSource, ContextUse, Dockerfile, Request, Resolved};
 use crate::graph::{BaseNode, BaseSource, ImageNode, StandIn, TestNode};
-use crate::label::{Label, NodeLabel};
+use crate::label::NodeLabel;
 use crate::platform::Platform;
 use crate::problem::{Place, Problem, Source};
 use crate::reference::Reference;
-use crate::spec;
+use crate::spec::{self, image_arguments, test_arguments, test_commands, test_environment};
 
 /// What of a node's key is its own: all but the results of other nodes.
 #[derive(Clone)]
@@ -88,8 +87,13 @@ impl Keys<'_> {
         let spec = &node.spec;
         let args = image_arguments(spec);
         let request = Request { target: spec.target.as_deref(), args: &args, platform, build_platform: self.build_platform };
-        let resolved = resolve(&node.dockerfile.parsed, &request, configs)?;
-        let mut own = self.dockerfile(&node.dockerfile.parsed, &node.dockerfile.path, resolved, &spec.context, spec.network, platform)?;
+        let read = &node.dockerfile;
+        let resolved = read.parsed.resolve(&request, configs)?;
+        given(&read.parsed, &resolved, Some(spec))?;
+        let place = || spec.origin.field("context");
+        self.context_is_there(&resolved, &spec.context, &place)?;
+        let resolved = self.settled(resolved, &read.path, &spec.context)?;
+        let mut own = self.dockerfile(&read.parsed, &read.path, resolved, &spec.context, spec.network, platform)?;
         own.inputs.watched.push((node.dockerfile.path.clone(), Some(node.dockerfile.stamp)));
         if let Some(target) = &spec.target {
             own.components.push(Component::new("target", &**target));
@@ -111,7 +115,10 @@ impl Keys<'_> {
             (spec::TestForm::Dockerfile { context, .. }, Some(read)) => {
                 let args = test_arguments(node.spec, &node.image_label, node.image);
                 let request = Request { target: None, args: &args, platform, build_platform: self.build_platform };
-                let resolved = resolve(&read.parsed, &request, configs)?;
+                let resolved = read.parsed.resolve(&request, configs)?;
+                given(&read.parsed, &resolved, None)?;
+                self.context_is_there(&resolved, context, &|| node.spec.origin.field("context"))?;
+                let resolved = self.settled(resolved, &read.path, context)?;
                 let mut own = self.dockerfile(&read.parsed, &read.path, resolved, context, node.spec.network, platform)?;
                 own.inputs.watched.push((read.path.clone(), Some(read.stamp)));
                 Ok(own)
@@ -162,7 +169,11 @@ impl Keys<'_> {
                 let source = Arc::new(Source { path: "--base".to_owned(), text: path.to_string_lossy().into_owned() });
                 let whole = 0..source.text.len();
                 let (parts, files) = self.tree(&path.to_string_lossy(), &Place { source, span: whole, note: None })?;
-                own([parts, vec![platform_part, Component::new("stand-in", "yes")]].concat(), files)
+                own(
+                    [parts, vec![platform_part, Component::new("epoch", self.epoch.to_string()), Component::new("stand-in", "yes")]]
+                        .concat(),
+                    files,
+                )
             }
         }
     }
@@ -171,6 +182,31 @@ impl Keys<'_> {
     fn tree(&self, path: &str, place: &Place) -> Result<(Vec<Component>, Inputs), Vec<Problem>> {
         let files = inputs::tree(self.root, path, place, self.digests)?;
         Ok((inputs::components("file", &files.context).collect(), files))
+    }
+
+    fn context_is_there(&self, resolved: &Resolved, context: &str, place: &dyn Fn() -> Place) -> Result<(), Vec<Problem>> {
+        let folder = self.root.join(context);
+        if resolved.context.is_empty() || folder.is_dir() {
+            return Ok(());
+        }
+        let what = if folder.exists() { "is no folder, but the context" } else { "is the context, and is not there" };
+        Err(vec![Problem { message: format!("`{context}` {what}"), places: vec![place()], hint: None }])
+    }
+
+    /// The resolution, if it is not provisional. If it is, sources that are surely missing are told all the same: nobody wants to
+    /// wait for the build of a parent to learn of a slip.
+    fn settled(&self, resolved: Resolved, dockerfile: &str, context: &str) -> Result<Resolved, KeyError> {
+        if resolved.configs_needed.is_empty() {
+            return Ok(resolved);
+        }
+        // a variable may come from the config that is not known
+        let sure =
+            |source: &&ContextSource| source.place.source.text.get(source.place.span.clone()).is_some_and(|text| !text.contains('$'));
+        let sources = resolved.context.sources.iter().filter(sure).cloned().collect();
+        if resolved.context.whole.is_none() {
+            inputs::list(self.root, context, Some(dockerfile), &ContextUse { sources, whole: None })?;
+        }
+        Err(KeyError::ConfigUnknown(resolved.configs_needed))
     }
 
     fn common(&self, network: Network, platform: &Platform) -> Vec<Component> {
@@ -210,56 +246,26 @@ impl Keys<'_> {
     }
 }
 
-fn resolve(dockerfile: &Dockerfile, request: &Request<'_>, configs: &dyn Configs) -> Result<Resolved, KeyError> {
-    let resolved = dockerfile.resolve(request, configs)?;
-    if resolved.configs_needed.is_empty() { Ok(resolved) } else { Err(KeyError::ConfigUnknown(resolved.configs_needed)) }
-}
-
-/// The argv of each command of a `run` or `exec` test.
-pub fn test_commands(form: &spec::TestForm) -> Vec<Vec<String>> {
-    match form {
-        spec::TestForm::Run { commands, .. } => {
-            commands.iter().map(|line| vec!["/bin/sh".to_owned(), "-ec".to_owned(), line.to_string()]).collect()
-        }
-        spec::TestForm::Exec { commands, .. } => commands.iter().map(|argv| argv.iter().map(ToString::to_string).collect()).collect(),
-        spec::TestForm::Dockerfile { .. } => Vec::new(),
-    }
-}
-
-type Texts = BTreeMap<Arc<str>, Arc<str>>;
-
-fn owned(texts: &Texts) -> impl Iterator<Item = (String, String)> + '_ {
-    texts.iter().map(|(name, value)| (name.to_string(), value.to_string()))
-}
-
-/// The build args of an image.
-pub fn image_arguments(image: &spec::Image) -> BTreeMap<String, String> {
-    owned(&image.args).collect()
-}
-
-/// What a test sees of its subject.
-fn subject_variables<'a>(label: &Label, image: &'a spec::Image) -> impl Iterator<Item = (String, String)> + use<'a> {
-    let name = ("IGRAPH_NAME".to_owned(), label.name.to_string());
-    let package = ("IGRAPH_PACKAGE".to_owned(), label.package.as_str().to_owned());
-    [name, package]
-        .into_iter()
-        .chain(image.args.iter().map(|(key, value)| (format!("IGRAPH_ARG_{}", key.to_ascii_uppercase()), value.to_string())))
-}
-
-/// The environment of a `run` or `exec` test; the test's own `env` wins.
-pub fn test_environment(test: &spec::Test, label: &Label, image: &spec::Image) -> BTreeMap<String, String> {
-    match &test.form {
-        spec::TestForm::Run { env, .. } | spec::TestForm::Exec { env, .. } => subject_variables(label, image).chain(owned(env)).collect(),
-        spec::TestForm::Dockerfile { .. } => BTreeMap::new(),
-    }
-}
-
-/// The build args of a test Dockerfile; the test's own `args` win.
-pub fn test_arguments(test: &spec::Test, label: &Label, image: &spec::Image) -> BTreeMap<String, String> {
-    match &test.form {
-        spec::TestForm::Dockerfile { args, .. } => subject_variables(label, image).chain(owned(args)).collect(),
-        spec::TestForm::Run { .. } | spec::TestForm::Exec { .. } => BTreeMap::new(),
-    }
+/// Whether the build file gives each secret and agent that an instruction can't do without; a test is given none.
+fn given(dockerfile: &Dockerfile, resolved: &Resolved, image: Option<&spec::Image>) -> Result<(), Vec<Problem>> {
+    let secrets = resolved.secrets.iter().filter(|secret| secret.required).map(|secret| ("secrets", &secret.id, &secret.span));
+    let agents = resolved.ssh.iter().filter(|agent| agent.required).map(|agent| ("ssh", &agent.id, &agent.span));
+    let missing = secrets.chain(agents).filter(|(field, id, _)| {
+        let has = |image: &spec::Image| if *field == "ssh" { image.ssh.contains_key(&***id) } else { image.secrets.contains_key(&***id) };
+        !image.is_some_and(has)
+    });
+    let problems: Vec<Problem> = missing
+        .map(|(field, id, span)| {
+            let what = if field == "ssh" { format!("the ssh agent `{id}`") } else { format!("the secret `{id}`") };
+            let hint = match (image, field) {
+                (None, _) => "tests are given neither secrets nor ssh agents".to_owned(),
+                (Some(_), "ssh") => format!("give it in the build file: `ssh: [\"{id}\"]`"),
+                (Some(_), _) => format!("give it in the build file: `secrets: {{\"{id}\": Env(\"VARIABLE\")}}`, or `File(\"path\")`"),
+            };
+            Problem::new(format!("{what} is required here, and not given")).at(dockerfile.source(), span.clone()).hint(hint)
+        })
+        .collect();
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
 }
 
 /// The components of a name.
@@ -275,9 +281,10 @@ pub fn names_components<'a>(
     parts
 }
 
-/// Components of what a node gets from the nodes it depends on.
-pub fn dependency(owner: &NodeLabel, is_base: bool, value: &str) -> Component {
-    Component::new(format!("{} {owner}", if is_base { "base" } else { "parent" }), value)
+/// Components of what a node gets from the nodes it depends on; `other` is the platform of a base that is not the node's.
+pub fn dependency(owner: &NodeLabel, is_base: bool, other: Option<&Platform>, value: &str) -> Component {
+    let of = other.map_or_else(String::new, |platform| format!(" for {platform}"));
+    Component::new(format!("{} {owner}{of}", if is_base { "base" } else { "parent" }), value)
 }
 
 /// All that the answers relied on, of many nodes.

@@ -55,7 +55,8 @@ fn reason(name: &str, before: Option<&String>, after: Option<&String>, dockerfil
             Some(path) => Reason::DockerfileChanged { path: path.to_owned() },
             None => Reason::TestChanged { old: text(before), new: text(after) },
         },
-        ("command", ..) => Reason::TestChanged { old: text(before), new: text(after) },
+        // of a test they are numbered, of a base there is one
+        ("command", ..) if !rest.is_empty() => Reason::TestChanged { old: text(before), new: text(after) },
         ("engine", ..) => Reason::EngineChanged { old: text(before), new: text(after) },
         ("policy", ..) => Reason::PolicyRenewed { policy: rest.to_owned(), stamp: text(after) },
         _ => Reason::ArgumentChanged {

@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rayon::prelude::*;
 
 use super::past::{NameScope, Past, PastResult};
+use super::tested::{NotTested, PassedTest, Tested};
 use crate::component::{Component, key_of};
 use crate::digest::{Digest, ImageId, Key};
 use crate::dockerfile::Configs;
-use crate::execute::tested::{NotTested, PassedTest, Tested};
 use crate::graph::{BaseNode, BaseSource, Body, GateNode, Graph, ImageNode, NamesNode, Node, NodeIndex, SUBJECT, StandIn, TestNode};
 use crate::image::ImageConfig;
 use crate::keys::{self, KeyError, Keys, Own};
@@ -144,13 +144,13 @@ impl<'a> Planner<'a> {
             Body::Base(base) => match self.keys.local_base(base, &node.platform) {
                 Ok(Some(own)) => own.components,
                 _ => match values(index) {
-                    Some(Value::Base { content, .. }) => vec![keys::dependency(&node.owner, true, &content)],
+                    Some(Value::Base { content, .. }) => vec![keys::dependency(&node.owner, true, None, &content)],
                     _ => return None,
                 },
             },
             Body::Image(image) => {
                 let own = self.own_of(index, &image.parents, values, |configs| self.keys.image(image, &node.platform, configs)).ok()?;
-                match self.dependencies(&image.parents, values) {
+                match self.dependencies(node, &image.parents, values) {
                     (dependencies, None) => own.with(dependencies),
                     (_, Some(_)) => return None,
                 }
@@ -158,7 +158,7 @@ impl<'a> Planner<'a> {
             Body::Test(test) => {
                 let own = self.own_of(index, &subject_and(test), values, |configs| self.keys.test(test, &node.platform, configs)).ok()?;
                 let Some(Value::Image { image: subject, .. }) = values(test.subject) else { return None };
-                match self.dependencies(&test.parents, values) {
+                match self.dependencies(node, &test.parents, values) {
                     (dependencies, None) => own.with(dependencies.into_iter().chain([Component::new("subject", subject.to_string())])),
                     (_, Some(_)) => return None,
                 }
@@ -224,7 +224,7 @@ impl<'a> Planner<'a> {
             Err(decision) => return *decision,
         };
         let path = Some(image.dockerfile.path.as_str());
-        let (dependencies, waits) = self.dependencies(&image.parents, values);
+        let (dependencies, waits) = self.dependencies(node, &image.parents, values);
         if let Some(waits) = waits {
             return self.changed_alone(index, node, &own, path).unwrap_or(Decision::Maybe(waits));
         }
@@ -242,7 +242,7 @@ impl<'a> Planner<'a> {
                 .changed_alone(index, node, &own, None)
                 .unwrap_or_else(|| Decision::Maybe(self.graph.node(test.subject).owner.to_string()));
         };
-        let (mut dependencies, waits) = self.dependencies(&test.parents, values);
+        let (mut dependencies, waits) = self.dependencies(node, &test.parents, values);
         if let Some(waits) = waits {
             return Decision::Maybe(waits);
         }
@@ -289,6 +289,9 @@ impl<'a> Planner<'a> {
             let past = self.past.name(scope, &name.reference);
             match past {
                 Some(past) if past.key == key && !past.in_flight => {}
+                Some(past) if past.key == key => {
+                    reasons.push(Reason::NameInDoubt { written: name.written.to_string(), name: name.reference.familiar() });
+                }
                 past => reasons.push(Reason::NameMoves {
                     written: name.written.to_string(),
                     name: name.reference.familiar(),
@@ -404,13 +407,19 @@ impl<'a> Planner<'a> {
     }
 
     /// The components of dependencies, or the first that is not settled.
-    fn dependencies(&self, parents: &BTreeMap<String, NodeIndex>, values: &Values<'_>) -> (Vec<Component>, Option<String>) {
+    fn dependencies(
+        &self,
+        node: &Node<'_>,
+        parents: &BTreeMap<String, NodeIndex>,
+        values: &Values<'_>,
+    ) -> (Vec<Component>, Option<String>) {
         let mut components: Vec<Component> = Vec::new();
         for parent in parents.values() {
-            let owner = &self.graph.node(*parent).owner;
+            let Node { owner, platform, .. } = self.graph.node(*parent);
+            let other = Some(platform).filter(|platform| **platform != node.platform);
             match values(*parent) {
-                Some(Value::Base { content, .. }) => components.push(keys::dependency(owner, true, &content)),
-                Some(Value::Image { image, .. }) => components.push(keys::dependency(owner, false, &image.to_string())),
+                Some(Value::Base { content, .. }) => components.push(keys::dependency(owner, true, other, &content)),
+                Some(Value::Image { image, .. }) => components.push(keys::dependency(owner, false, None, &image.to_string())),
                 _ => return (Vec::new(), Some(owner.to_string())),
             }
         }

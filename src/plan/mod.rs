@@ -4,6 +4,7 @@
 mod decide;
 mod past;
 mod records;
+pub mod tested;
 
 pub(crate) use decide::subject_and;
 pub use decide::{Decision, Planner, PlannerOptions, Value, Values};

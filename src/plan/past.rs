@@ -31,7 +31,7 @@ pub struct PastName {
     pub key: Key,
     /// The image it points at.
     pub image: ImageId,
-    /// It belongs to a group that a killed run may have left half-moved.
+    /// It may point elsewhere by now: a killed run was moving it, or someone else did.
     pub in_flight: bool,
 }
 

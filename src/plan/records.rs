@@ -33,7 +33,8 @@ impl<'a> Records<'a> {
     /// # Errors
     /// Of the database.
     pub fn read(state: &'a State, lock: &'a LockFile) -> Result<Self, RecordError> {
-        let in_flight: HashSet<Reference> = state.journal()?.into_iter().flat_map(|(_, group)| group.names).map(|name| name.name).collect();
+        let journaled = state.journal()?.into_iter().flat_map(|(_, group)| group.names).map(|name| name.name);
+        let in_flight: HashSet<Reference> = journaled.chain(state.moved_by_others()?).collect();
         let names = state.names()?.into_iter().map(|name| {
             let in_flight = name.scope == NameScope::Registry && in_flight.contains(&name.name);
             ((name.scope, name.name), PastName { key: name.key, image: name.image, in_flight })

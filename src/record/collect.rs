@@ -84,6 +84,11 @@ fn forget(transaction: &Transaction<'_>, keep: usize, live: &[Key]) -> rusqlite:
              SELECT image FROM results WHERE image IS NOT NULL AND verdict <> 'failed'
              UNION SELECT image FROM names UNION SELECT image FROM journal)",
         params![],
+    )? + transaction.execute(
+        "DELETE FROM documents WHERE digest NOT IN (
+             SELECT manifest FROM locations UNION SELECT image FROM locations
+             UNION SELECT manifest FROM names WHERE manifest IS NOT NULL UNION SELECT image FROM names)",
+        params![],
     )? + transaction
         .execute("DELETE FROM blobs WHERE seq NOT IN (SELECT seq FROM blobs ORDER BY seq DESC LIMIT ?1)", [KEPT_BLOBS])?;
     Ok(Forgotten { results, places, needed })

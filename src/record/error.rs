@@ -100,6 +100,14 @@ pub enum RecordError {
         /// Which file.
         path: PathBuf,
     },
+    /// A file given to `state load` that is not what was saved.
+    #[error("the saved state `{}` is damaged: {detail}", path.display())]
+    DamagedSave {
+        /// Which file.
+        path: PathBuf,
+        /// What was found.
+        detail: String,
+    },
     /// There is no run of that id.
     #[error("there is no log of a run `{id}`")]
     NoRun {
@@ -115,6 +123,7 @@ impl RecordError {
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::DiskFull { .. } => "free some space, or run `igraph gc`, and run again: what was recorded before is safe".into(),
+            Self::ReadOnly { path, .. } if !path.iter().any(|part| part == "igraph-out") => return None,
             Self::ReadOnly { .. } => {
                 "igraph keeps its records in `igraph-out` at the workspace root and has to be able to write there".into()
             }
@@ -128,6 +137,9 @@ impl RecordError {
             Self::Held { .. } => "without `--no-wait`, igraph waits for it to end".into(),
             Self::NoLocks { .. } => "two igraphs at once would not see each other there; keep the workspace on a local disk".into(),
             Self::NoSavedState { .. } => "write one with `igraph state save FILE`".into(),
+            Self::DamagedSave { .. } => {
+                "nothing was loaded: take a whole copy, or go without; what it held is then built and tested anew".into()
+            }
             Self::NoRun { nearest: Some(nearest), .. } => format!("did you mean `{nearest}`? `igraph log list` shows all"),
             Self::NoRun { nearest: None, .. } => "`igraph log list` shows all; the newest 50 are kept".into(),
             Self::Io { .. } | Self::WaitStopped { .. } | Self::Database { .. } => return None,
@@ -153,6 +165,8 @@ impl RecordError {
         let detail = source.to_string();
         match source.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => Self::DiskFull { path },
+            // SQLite says no more than that of a disk without room for its shared memory
+            Some(ErrorCode::SystemIoFailure) if is_full(&path) => Self::DiskFull { path },
             Some(ErrorCode::ReadOnly) => Self::ReadOnly { path, reason: "permission denied, or a read-only file system".into() },
             Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => Self::Damaged { path, detail },
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy { path },
@@ -164,6 +178,13 @@ impl RecordError {
             },
         }
     }
+}
+
+/// Whether the file system has no room for even a page of a database and what belongs to it.
+fn is_full(path: &Path) -> bool {
+    const ROOM: u64 = 64 * 1024;
+    let folder = path.parent().unwrap_or(path);
+    nix::sys::statvfs::statvfs(folder).is_ok_and(|stat| stat.blocks_available() * stat.fragment_size() < ROOM)
 }
 
 /// A system error without its number: `no space left on device`.

@@ -133,6 +133,10 @@ fn compression_word(compression: Compression) -> &'static str {
 /// Records `facts`; what was known of the same name, place or digest gives way.
 pub(crate) fn write_facts(connection: &Connection, facts: &Facts) -> rusqlite::Result<()> {
     for name in &facts.names {
+        if name.scope == NameScope::Registry {
+            // igraph has the name again: the next who moves it is reported
+            connection.prepare_cached("DELETE FROM foreign_moves WHERE name = ?1")?.execute([name.name.to_string()])?;
+        }
         connection
             .prepare_cached(
                 "INSERT OR REPLACE INTO names (scope, name, image, manifest, key, node, run, at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
@@ -356,7 +360,11 @@ pub(crate) fn all_places(connection: &Connection) -> rusqlite::Result<Facts> {
         .prepare("SELECT digest, config FROM configs ORDER BY digest")?
         .query_map([], |row| Ok((Digest::from_bytes(bytes32(row, 0)?), json(row, 1)?.unwrap_or_default())))?
         .collect::<Result<_, _>>()?;
-    Ok(Facts { locations, blobs, configs, ..Facts::default() })
+    let documents = connection
+        .prepare("SELECT digest, bytes FROM documents ORDER BY digest")?
+        .query_map([], |row| Ok((Digest::from_bytes(bytes32(row, 0)?), row.get(1)?)))?
+        .collect::<Result<_, _>>()?;
+    Ok(Facts { locations, blobs, configs, documents, ..Facts::default() })
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Where things lie below `igraph-out/`, and how a file is replaced whole or not at all. Knows no content.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -106,23 +107,61 @@ fn write_beside(path: &Path, bytes: &[u8], durable: bool) -> Result<(), RecordEr
 /// # Errors
 /// Where something can't be removed; nothing at all is no error.
 pub fn remove_tree(path: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::MetadataExt;
-    let device = match path.symlink_metadata() {
-        Ok(metadata) if metadata.is_dir() => metadata.dev(),
-        Ok(_) => return std::fs::remove_file(path),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    for entry in std::fs::read_dir(path)? {
-        let entry = entry?;
-        let metadata = entry.path().symlink_metadata()?;
-        if metadata.is_dir() && metadata.dev() != device {
-            let message = format!("`{}` is a mount point: unmount it first", entry.path().display());
-            return Err(std::io::Error::new(std::io::ErrorKind::ResourceBusy, message));
+    match path.symlink_metadata() {
+        Ok(metadata) if metadata.is_dir() => {
+            let (path, mounts) = (path.canonicalize()?, mount_points());
+            if mounts.contains(&path) { Err(mounted(&path)) } else { remove_folder(&path, &mounts) }
         }
-        if metadata.is_dir() { remove_tree(&entry.path())? } else { std::fs::remove_file(entry.path())? }
+        Ok(_) => std::fs::remove_file(path),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn remove_folder(path: &Path, mounts: &BTreeSet<PathBuf>) -> std::io::Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    let device = path.symlink_metadata()?.dev();
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?.path();
+        let metadata = entry.symlink_metadata()?;
+        // a folder bound to another place is of the same device; one mounted a moment ago is not in the list
+        if mounts.contains(&entry) || metadata.dev() != device {
+            return Err(mounted(&entry));
+        }
+        if metadata.is_dir() { remove_folder(&entry, mounts)? } else { std::fs::remove_file(&entry)? }
     }
     std::fs::remove_dir(path)
+}
+
+fn mounted(path: &Path) -> std::io::Error {
+    std::io::Error::new(std::io::ErrorKind::ResourceBusy, format!("`{}` is a mount point: unmount it first", path.display()))
+}
+
+/// Where something is mounted, as this process sees it (proc_pid_mountinfo(5)).
+fn mount_points() -> BTreeSet<PathBuf> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    table.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape).collect()
+}
+
+/// Undoes the octal escapes of blanks and the like.
+fn unescape(text: &str) -> PathBuf {
+    use std::os::unix::ffi::OsStringExt;
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let code = after.get(..3).filter(|_| *first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
+        match code.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &after[3..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    std::ffi::OsString::from_vec(bytes).into()
 }
 
 #[cfg(test)]

@@ -54,7 +54,8 @@ pub enum JournalStep {
         /// Which.
         name: Reference,
     },
-    /// The group is through: all names written, or left as they were.
+    /// The group is through: all names written, or left as they were. What older groups, which a kill left behind, say of the same
+    /// names is over too.
     Close {
         /// Which.
         group: JournalId,
@@ -71,16 +72,31 @@ pub(crate) fn write_steps(connection: &Connection, steps: &[JournalStep]) -> rus
                     .execute(params![group.0, name.to_string()])?;
             }
             JournalStep::Close { group } => {
+                connection
+                    .prepare_cached(
+                        "DELETE FROM journal_names WHERE journal < ?1 AND name IN (SELECT name FROM journal_names WHERE journal = ?1)",
+                    )?
+                    .execute([group.0])?;
                 connection.prepare_cached("DELETE FROM journal_names WHERE journal = ?1")?.execute([group.0])?;
                 connection.prepare_cached("DELETE FROM journal WHERE id = ?1")?.execute([group.0])?;
+                drop_empty(connection, Some(*group))?;
             }
         }
     }
     Ok(())
 }
 
+/// Removes groups without names, of those older than `before` where it is given.
+fn drop_empty(connection: &Connection, before: Option<JournalId>) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("DELETE FROM journal WHERE id < ?1 AND id NOT IN (SELECT journal FROM journal_names)")?
+        .execute([before.map_or(i64::MAX, |group| group.0)])
+        .map(drop)
+}
+
 impl State {
-    /// Writes a group down; durable when it returns, so before the first of its names is written.
+    /// Writes a group down; durable when it returns, so before the first of its names is written. Where an older group was to write
+    /// the same manifest at the same name, the new one says it all.
     ///
     /// # Errors
     /// Of the database.
@@ -96,6 +112,13 @@ impl State {
                 ],
             )?;
             let id = transaction.last_insert_rowid();
+            let mut older = transaction.prepare_cached(
+                "DELETE FROM journal_names WHERE name = ?1 AND journal IN (SELECT id FROM journal WHERE id < ?2 AND manifest IS ?3)",
+            )?;
+            for name in &group.names {
+                older.execute(params![name.name.to_string(), id, group.manifest.as_ref().map(Digest::as_bytes)])?;
+            }
+            drop_empty(transaction, Some(JournalId(id)))?;
             let mut statement = transaction.prepare_cached(
                 "INSERT INTO journal_names (journal, position, name, node, before, written) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
             )?;
@@ -119,6 +142,29 @@ impl State {
     /// Of the database; then none is applied.
     pub fn journal_apply(&self, steps: &[JournalStep]) -> Result<(), RecordError> {
         self.write(|transaction| write_steps(transaction, steps))
+    }
+
+    /// Takes names out of groups, since no entry claims them any more. What a group may have written there is remembered as reported, so
+    /// that an entry that claims the name again may move it.
+    ///
+    /// # Errors
+    /// Of the database; then all stay.
+    pub fn journal_drop(&self, names: &[(JournalId, Reference)]) -> Result<(), RecordError> {
+        self.write(|transaction| {
+            for (group, name) in names {
+                let name = name.to_string();
+                transaction
+                    .prepare_cached(
+                        "INSERT OR REPLACE INTO foreign_moves (name, manifest) SELECT ?1, manifest FROM journal \
+                         WHERE id = ?2 AND manifest IS NOT NULL",
+                    )?
+                    .execute(params![name, group.0])?;
+                transaction
+                    .prepare_cached("DELETE FROM journal_names WHERE journal = ?1 AND name = ?2")?
+                    .execute(params![group.0, name])?;
+            }
+            drop_empty(transaction, None)
+        })
     }
 
     /// The groups in flight, oldest first. When no run is: those that a kill left behind.
@@ -158,6 +204,8 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::record::samples::{World, label};
 
@@ -191,5 +239,68 @@ mod tests {
         assert_eq!(state.journal().unwrap(), [(id, group)]);
         state.journal_apply(&[JournalStep::Close { group: id }]).unwrap();
         assert_eq!(state.journal().unwrap(), []);
+    }
+
+    #[test]
+    fn what_a_kill_left_is_over_when_a_later_group_of_the_same_names_is() {
+        let world = World::new();
+        let state = world.state();
+        let group = |manifest: &[u8], names: &[&str]| JournalGroup {
+            node: label("//a:1"),
+            image: ImageId(Digest::of(manifest)),
+            manifest: Some(Digest::of(manifest)),
+            run: "7f3k".into(),
+            at: Timestamp(5),
+            names: names
+                .iter()
+                .map(|name| JournalName {
+                    name: name.parse().unwrap(),
+                    node: label(&format!("//a:1[push/{name}]")),
+                    before: None,
+                    written: false,
+                })
+                .collect(),
+        };
+        let left = || -> Vec<(ImageId, Vec<String>)> {
+            let groups = state.journal().unwrap();
+            groups.into_iter().map(|(_, group)| (group.image, group.names.iter().map(|name| name.name.to_string()).collect())).collect()
+        };
+        let image = |manifest: &[u8]| ImageId(Digest::of(manifest));
+        let named = |names: &[&str]| names.iter().map(|name| name.parse::<Reference>().unwrap().to_string()).collect::<Vec<_>>();
+
+        let record = |name: &str| crate::record::NameRecord {
+            scope: crate::record::NameScope::Registry,
+            name: name.parse().unwrap(),
+            image: image(b"zero"),
+            manifest: Some(Digest::of(b"zero")),
+            key: crate::digest::Key::from_bytes([0; 32]),
+            node: label("//a:1[push/1]"),
+            run: "7f3k".into(),
+            at: Timestamp(4),
+        };
+        let names = ["r/a:1", "r/a:3"].map(record).to_vec();
+        state.learn(&crate::record::Facts { names, ..Default::default() }).unwrap();
+        let expected = |name: &str, manifests: &[&[u8]]| {
+            let manifests: BTreeSet<Digest> = manifests.iter().map(|manifest| Digest::of(manifest)).collect();
+            assert_eq!(state.expected_at(&name.parse().unwrap()).unwrap(), manifests);
+        };
+
+        // two killed runs: the second says again what the first said of one name
+        state.journal_open(&group(b"one", &["r/a:1", "r/a:2", "r/a:3"])).unwrap();
+        state.journal_open(&group(b"one", &["r/a:1"])).unwrap();
+        assert_eq!(left(), [(image(b"one"), named(&["r/a:2", "r/a:3"])), (image(b"one"), named(&["r/a:1"]))]);
+        // while another manifest is on its way, both may be there
+        let two = state.journal_open(&group(b"two", &["r/a:1", "r/a:2"])).unwrap();
+        assert_eq!(left().len(), 3);
+        expected("r/a:1", &[b"zero", b"one", b"two"]);
+        // never recorded: whatever is there gives way
+        expected("r/a:2", &[]);
+        state.journal_apply(&[JournalStep::Close { group: two }]).unwrap();
+        let all = state.journal().unwrap();
+        assert_eq!(left(), [(image(b"one"), named(&["r/a:3"]))]);
+        // nobody claims the last any more: it is dropped, and what may stand there is no surprise later
+        state.journal_drop(&[(all[0].0, all[0].1.names[0].name.clone())]).unwrap();
+        assert_eq!(left(), []);
+        expected("r/a:3", &[b"zero", b"one"]);
     }
 }

@@ -10,7 +10,7 @@ use crate::label::NodeLabel;
 use crate::platform::Platform;
 use crate::record::error::RecordError;
 use crate::record::facts::NameScope;
-use crate::record::state::{State, bytes32};
+use crate::record::state::{State, bytes32, parsed};
 use crate::reference::Reference;
 
 /// Keeps exact bytes by their digest.
@@ -47,7 +47,7 @@ impl State {
     /// # Errors
     /// Of the database.
     pub fn expected_at(&self, name: &Reference) -> Result<BTreeSet<Digest>, RecordError> {
-        let mut expected: BTreeSet<Digest> = self.pushed(name)?.into_iter().collect();
+        let Some(written) = self.pushed(name)? else { return Ok(BTreeSet::new()) };
         let more = self.read(|connection| {
             connection
                 .prepare_cached(
@@ -55,12 +55,9 @@ impl State {
                      JOIN journal_names n ON n.journal = j.id WHERE n.name = ?1 AND j.manifest IS NOT NULL",
                 )?
                 .query_map([name.to_string()], |row| Ok(Digest::from_bytes(bytes32(row, 0)?)))?
-                .collect::<rusqlite::Result<Vec<_>>>()
+                .collect::<rusqlite::Result<BTreeSet<_>>>()
         })?;
-        if !expected.is_empty() || !more.is_empty() {
-            expected.extend(more);
-        }
-        Ok(expected)
+        Ok(more.into_iter().chain([written]).collect())
     }
 
     /// Remembers that someone else's manifest was found at a name and reported, so that the next run may move the name.
@@ -74,6 +71,14 @@ impl State {
                 .execute(params![name.to_string(), found.as_bytes()])
                 .map(drop)
         })
+    }
+
+    /// Names that were last found at something igraph did not record there, and not moved since.
+    ///
+    /// # Errors
+    /// Of the database.
+    pub fn moved_by_others(&self) -> Result<Vec<Reference>, RecordError> {
+        self.read(|connection| connection.prepare("SELECT name FROM foreign_moves")?.query_map([], |row| parsed(row, 0))?.collect())
     }
 
     /// When a node first made that image.

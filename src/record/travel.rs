@@ -40,6 +40,9 @@ struct Line {
     blob: Option<BlobPlace>,
     #[serde(skip_serializing_if = "Option::is_none")]
     config: Option<(Digest, ImageConfig)>,
+    /// The text of a published manifest or config; its digest is that of the text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    document: Option<String>,
 }
 
 /// What a load brought.
@@ -78,6 +81,12 @@ impl State {
             places.locations.into_iter().try_for_each(|location| put(Line { location: Some(location), ..Line::default() }))?;
             places.blobs.into_iter().try_for_each(|blob| put(Line { blob: Some(blob), ..Line::default() }))?;
             places.configs.into_iter().try_for_each(|config| put(Line { config: Some(config), ..Line::default() }))?;
+            for (_, bytes) in places.documents {
+                // both are JSON, and so UTF-8
+                if let Ok(text) = String::from_utf8(bytes) {
+                    put(Line { document: Some(text), ..Line::default() })?;
+                }
+            }
             lines.finish().map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
         })?;
         let mut bytes = first_line(&packed).into_bytes();
@@ -116,6 +125,7 @@ impl State {
                     locations: line.location.into_iter().collect(),
                     blobs: line.blob.into_iter().collect(),
                     configs: line.config.into_iter().collect(),
+                    documents: line.document.into_iter().map(|text| (Digest::of(text.as_bytes()), text.into_bytes())).collect(),
                     ..Facts::default()
                 };
                 if let Some(name) = line.name
@@ -155,7 +165,7 @@ fn check<'a>(bytes: &'a [u8], file: &Path) -> Result<&'a [u8], RecordError> {
     if version > VERSION {
         return Err(RecordError::Newer { path: file.to_owned(), found: version.into(), known: VERSION.into() });
     }
-    let cut = |detail: &str| RecordError::Damaged { path: file.to_owned(), detail: detail.into() };
+    let cut = |detail: &str| RecordError::DamagedSave { path: file.to_owned(), detail: detail.into() };
     let length: usize = words.next().and_then(|word| word.parse().ok()).ok_or_else(|| cut("its first line is cut short"))?;
     if packed.len() < length {
         return Err(cut(&format!("{} of {length} bytes are there", packed.len())));
@@ -192,14 +202,14 @@ mod tests {
                 locations: vec![samples::location("v1", "docker.io")],
                 blobs: vec![samples::blob("layer", "docker.io")],
                 configs: vec![(Digest::of(b"config"), ImageConfig { user: "node".into(), ..ImageConfig::default() })],
-                documents: vec![],
+                documents: vec![(Digest::of(b"{}"), b"{}".to_vec())],
                 claims: vec![ImageId(Digest::of(b"claim"))],
             })
             .unwrap();
         world
     }
 
-    fn check_arrived(state: &State) {
+    fn check_arrived(state: &State, with_documents: bool) {
         let arrived = state.result(&key("v1")).unwrap().unwrap();
         assert_eq!(arrived, result("//debian/jessie:4.2.1", "v1", 10), "the handle stays at home");
         assert_eq!(state.components(&key("v1")).unwrap(), Some(components("v1")));
@@ -207,6 +217,9 @@ mod tests {
         assert_eq!(state.locations(image("v1").id).unwrap().len(), 1);
         assert_eq!(state.blobs(Digest::of(b"layer")).unwrap().len(), 1);
         assert_eq!(state.config(Digest::of(b"config")).unwrap().unwrap().user, "node");
+        if with_documents {
+            assert_eq!(state.document(&Digest::of(b"{}")).unwrap().as_deref(), Some(&b"{}"[..]));
+        }
         assert_eq!(state.results_for_keys(&[key("bad")]).unwrap(), [None], "failures stay at home");
         assert!(state.claims().unwrap().is_empty());
     }
@@ -218,7 +231,7 @@ mod tests {
         here.state().save(&file).unwrap();
         let state = there.state();
         assert_eq!(state.load(&file).unwrap(), Loaded { results: 1, taken: 1, names: 1 });
-        check_arrived(&state);
+        check_arrived(&state, true);
         assert_eq!(state.load(&file).unwrap(), Loaded { results: 1, taken: 0, names: 0 });
 
         let again = there.root().join("again");
@@ -293,6 +306,6 @@ mod tests {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/record/saved-v1.igraph-state");
         let state = world.state();
         assert_eq!(state.load(&file).unwrap(), Loaded { results: 1, taken: 1, names: 1 });
-        check_arrived(&state);
+        check_arrived(&state, false);
     }
 }

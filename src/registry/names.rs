@@ -22,6 +22,8 @@ pub enum NameOutcome {
     /// Somebody else moved it: it was expected at `expected` and found at `found`. Nothing was written, or what was
     /// written has been overwritten since.
     ForeignMove { expected: Digest, found: Option<Digest> },
+    /// The registry has lost blobs of the manifest. Nothing was written.
+    BlobsLost,
 }
 
 /// Moves the name (host, repository, tag) to the manifest of these bytes: HEAD, PUT, HEAD. `expected` is what
@@ -51,7 +53,10 @@ pub fn move_name(
         {
             return Ok(NameOutcome::ForeignMove { expected: *last, found: before });
         }
-        inner.put_manifest(name, manifest, media_type).await?;
+        match inner.put_manifest(name, manifest, media_type).await {
+            Err(fault) if fault.has_code("MANIFEST_BLOB_UNKNOWN") || fault.has_code("BLOB_UNKNOWN") => return Ok(NameOutcome::BlobsLost),
+            put => put?,
+        }
         let after = inner.head(name, scope()).await?.map(|found| found.digest);
         if after == Some(wanted) {
             return Ok(NameOutcome::Moved { from: before });

@@ -17,7 +17,7 @@ use super::manifest::{
 use super::transport::{Call, Reply};
 use crate::cancel::Cancel;
 use crate::digest::{Digest, ImageId};
-use crate::failure::{Failure, Retry};
+use crate::failure::{Failure, FailureClass, Retry};
 use crate::image::{Compression, ImageSource, LayerBlob};
 use crate::platform::Platform;
 use crate::reference::Reference;
@@ -118,18 +118,21 @@ impl Client {
     /// Resolves an outside reference for a platform; mirrors are asked first, in order, and their failures fall through.
     ///
     /// # Errors
-    /// Infra where nobody answers; [`Retry::Never`] where there is no image for the platform (the message lists what there
-    /// is) or what is there is none that can be used.
+    /// Infra where nobody answers; a step failure where it does not exist, there is no image for the platform (the message lists
+    /// what there is) or what is there is none that can be used.
     pub fn resolve(&self, reference: &Reference, platform: &Platform, cancel: &Cancel) -> Result<ResolvedBase, Failure> {
-        self.block(cancel, self.inner.first_source(reference, |source| self.inner.clone().resolve(reference, source, platform)))
+        let resolved = self.inner.first_source(reference, |source| self.inner.clone().resolve(reference, source, platform));
+        self.block(cancel, async { resolved.await.map_err(asked_for) })
     }
 
     /// The image under a manifest digest, or under a name that is no index: config read and verified, layers ready.
     /// `cancel` also ends the readers of its layers.
+    ///
+    /// # Errors
+    /// As [`Self::resolve`].
     pub fn image(&self, reference: &Reference, cancel: &Cancel) -> Result<RemoteImage, Failure> {
-        let (manifest, config, layers) = self.block(
-            cancel,
-            self.inner.first_source(reference, |source| async move {
+        let (manifest, config, layers) = self.block(cancel, async {
+            let found = self.inner.first_source(reference, |source| async move {
                 let manifest = self.inner.manifest(&source, Scope::pull(source.repository())).await?;
                 match parse(&manifest.bytes).map_err(|problem| unusable(reference, &problem))? {
                     Document::Index(_) => Err(unusable(reference, "it is an index of several images, not one image")),
@@ -138,8 +141,9 @@ impl Client {
                         Ok((manifest.digest, config, layers))
                     }
                 }
-            }),
-        )?;
+            });
+            found.await.map_err(asked_for)
+        })?;
         Ok(RemoteImage {
             inner: self.inner.clone(),
             sources: self.inner.sources(reference)?,
@@ -172,7 +176,15 @@ fn missing(reference: &Reference) -> Fault {
 }
 
 fn unusable(reference: &Reference, problem: &str) -> Fault {
-    Fault::never(format!("`{reference}` cannot be used: {problem}"))
+    Fault::other(Failure::step(format!("`{reference}` cannot be used: {problem}")))
+}
+
+/// An image that someone asks for and nobody has: the user's to mend, no registry's fault.
+fn asked_for(mut fault: Fault) -> Fault {
+    if fault.is_status(StatusCode::NOT_FOUND) {
+        fault.failure.class = FailureClass::Step;
+    }
+    fault
 }
 
 impl Inner {
@@ -300,8 +312,7 @@ impl Inner {
 
 fn not_for(reference: &Reference, platform: &Platform, there_is: &str) -> Fault {
     Fault::other(
-        Failure::infra(format!("`{reference}` has no image for {platform}; there is: {there_is}"))
-            .retry(Retry::Never)
+        Failure::step(format!("`{reference}` has no image for {platform}; there is: {there_is}"))
             .hint("set `platform` where this base is used, or take another base"),
     )
 }

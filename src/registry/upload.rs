@@ -168,7 +168,7 @@ impl Inner {
         let bytes = match from {
             BlobFrom::Bytes(bytes) => Place::Memory(Bytes::copy_from_slice(bytes)),
             BlobFrom::Repository(repository) => {
-                let mut download = Download::new(self.clone(), vec![repository.clone()], digest, size);
+                let mut download = Download::new(self.clone(), self.sources(repository)?, digest, size);
                 let first = download.next().await?;
                 let begun = Arc::new(Mutex::new(first.map(|piece| (piece, download))));
                 Place::Repository { inner: self.clone(), repository: repository.clone(), begun }
@@ -251,7 +251,10 @@ impl Place {
             Self::Repository { inner, repository, begun } => {
                 match begun.lock().unwrap_or_else(PoisonError::into_inner).take().filter(|_| offset == 0) {
                     Some((piece, download)) => futures_util::stream::once(async { Ok(piece) }).chain(download.into_stream(0)).boxed(),
-                    None => Download::new(inner, vec![repository], digest, size).into_stream(offset),
+                    None => {
+                        let sources = inner.sources(&repository).unwrap_or_else(|_| vec![repository]);
+                        Download::new(inner, sources, digest, size).into_stream(offset)
+                    }
                 }
             }
         }

@@ -108,6 +108,8 @@ pub struct Fields<'n, 's> {
     /// The rule's word, or its bracket.
     pub word: Span,
     found: Vec<(&'static str, Span, &'n Node<'s>)>,
+    /// Fields that unknown ones were probably meant to be.
+    slips: Vec<&'static str>,
 }
 
 impl<'n, 's> Fields<'n, 's> {
@@ -115,6 +117,7 @@ impl<'n, 's> Fields<'n, 's> {
     pub fn of(call: &'n Call<'s>, word: Span, schema: &'static Schema, later: &[(&str, &str)], sink: &mut Sink<'_>) -> Self {
         let rule = schema.rule;
         let mut found: Vec<(&'static str, Span, &'n Node<'s>)> = Vec::with_capacity(call.items.len());
+        let mut slips = Vec::new();
         for item in &call.items {
             let Some((name, span)) = item.name else {
                 if !matches!(item.value.kind, Kind::Broken) {
@@ -134,6 +137,7 @@ impl<'n, 's> Fields<'n, 's> {
             let Some((known, _)) = schema.fields().find(|(known, _)| *known == name) else {
                 let problem = sink.at(span, format!("`{rule}` has no field `{name}`"));
                 let near = nearest(name, schema.fields().map(|(known, _)| *known));
+                slips.extend(near);
                 sink.problems.push(match near {
                     Some(near) => problem.hint(format!("did you mean `{near}`?")),
                     None => {
@@ -148,12 +152,17 @@ impl<'n, 's> Fields<'n, 's> {
                 None => found.push((known, span, &item.value)),
             }
         }
-        Self { schema, word, found }
+        Self { schema, word, found, slips }
     }
 
     /// The value of a field, if it is written.
     pub fn find(&self, name: &str) -> Option<&'n Node<'s>> {
         self.found.iter().find(|(known, ..)| *known == name).and_then(|(_, _, node)| plain(node))
+    }
+
+    /// Whether an unknown field was reported that is probably this one.
+    pub fn meant(&self, name: &str) -> bool {
+        self.slips.contains(&name)
     }
 
     /// The place of a field's name, if it is written.

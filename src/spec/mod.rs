@@ -5,6 +5,7 @@
 //! keeps the last of two equal map keys, says what it wanted in Rust's words, and gives the cursor's place, not the
 //! word's. ron reads what it is asked to: escapes of strings here, the lock elsewhere.
 
+mod arguments;
 mod claims;
 mod duration;
 mod fields;
@@ -19,6 +20,7 @@ mod tree;
 mod walk;
 mod workspace;
 
+pub use arguments::{image_arguments, test_arguments, test_commands, test_environment};
 pub use claims::Claims;
 pub use duration::{ParseDurationError, parse_duration};
 pub use load::load;

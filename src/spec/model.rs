@@ -253,10 +253,22 @@ pub struct Base {
     pub provides: Vec<ImageName>,
     /// What it is made from.
     pub from: BaseFrom,
-    /// What it is for; default: this machine's.
-    pub platform: Platform,
+    /// What it is for, where it says so.
+    pub platform: Option<Platform>,
     /// Where it is written.
     pub origin: Origin,
+}
+
+impl Base {
+    /// The platform it is taken for where `wanted` is asked for. Registries and layouts may hold images for many platforms; a tar or a
+    /// command that says nothing is for this machine's.
+    pub fn platform_for(&self, wanted: &Platform) -> Platform {
+        match (&self.platform, &self.from) {
+            (Some(own), _) => own.clone(),
+            (None, BaseFrom::Registry(_) | BaseFrom::OciLayout(_)) => wanted.clone(),
+            (None, BaseFrom::Rootfs(_) | BaseFrom::Command { .. }) => Platform::host(),
+        }
+    }
 }
 
 /// What a base is made from.

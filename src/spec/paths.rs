@@ -148,6 +148,11 @@ impl Paths {
         Ok(Glob { folder, pattern: pattern.into() })
     }
 
+    /// Whether a file lies at a path relative to the workspace, or an absolute one.
+    pub fn is_file(&self, path: &Path) -> bool {
+        self.root.join(path).is_file()
+    }
+
     fn follow(&self, path: &str, written: &str) -> Result<(), PathError> {
         match self.verdict(path) {
             Verdict::Inside => Ok(()),

@@ -16,6 +16,8 @@ use crate::reference::Reference;
 
 const NAME: Field = ("name", "a string, like `\"4.2.1\"`");
 
+const NAME_HINT: &str = "a name is a tag: 1 to 128 of `A-Z a-z 0-9 _ . -`, the first none of `.` and `-`";
+
 const IMAGE: Schema = Schema {
     rule: "Image",
     groups: &[
@@ -136,11 +138,15 @@ pub fn report_rule(rule: &str, word: Span, known: &[&str], sink: &mut Sink<'_>) 
 
 fn read_name(fields: &Fields<'_, '_>, sink: &mut Sink<'_>) -> Option<(Name, Span)> {
     if fields.key("name").is_none() {
+        // a slip in its name is told already
+        if fields.meant("name") {
+            return None;
+        }
         sink.report_hint(fields.word, "this rule has no `name`", "write it like `name: \"4.2.1\"`");
         return None;
     }
     let (text, span) = fields.filled("name", sink)?;
-    Name::parse(text).map(|name| (name, span)).map_err(|error| sink.report(span, error.to_string())).ok()
+    Name::parse(text).map(|name| (name, span)).map_err(|error| sink.report_hint(span, error.to_string(), NAME_HINT)).ok()
 }
 
 /// Labels of tests, each once.
@@ -197,7 +203,10 @@ fn read_image(
     let tests = read_tests(fields, scope, sink);
     let names = read_names(fields, name, origin.name, defaults, sink);
     let untested = own.untested.clone().zip(fields.find("untested").map(|node| node.span));
-    let dockerfile = own.dockerfile.or_else(|| package.dockerfile.clone()).unwrap_or_else(|| in_folder(scope.folder, "Dockerfile"));
+    let dockerfile = own.dockerfile.or_else(|| package.dockerfile.clone()).unwrap_or_else(|| {
+        // it may be a link that leads out
+        resolve("Dockerfile", "dockerfile", origin.name, scope, sink).unwrap_or_else(|| in_folder(scope.folder, "Dockerfile"))
+    });
     let context = own.context.or_else(|| package.context.clone()).unwrap_or_else(|| parent(&dockerfile).into());
     let mut args = package.args.clone();
     args.extend(own.args);
@@ -344,7 +353,7 @@ fn read_base(fields: &Fields<'_, '_>, origin: Origin, scope: &Scope<'_>, sink: &
     let before = sink.problems.len();
     let provides = read_provides(fields, sink);
     let from = read_from(fields, scope, sink);
-    let platform = platform(fields, sink).unwrap_or_else(Platform::host);
+    let platform = platform(fields, sink);
     let from = from?;
     (sink.problems.len() == before).then_some(Base { provides, from, platform, origin })
 }

@@ -46,7 +46,7 @@ pub fn find_root(start: &Path) -> Result<PathBuf, Vec<Problem>> {
             "`{}` is not one; write `Workspace()` into a `{BUILD_FILE}` in the folder that holds all packages",
             path.display()
         )),
-        None => problem.hint(format!("`igraph init` makes one, or write `Workspace()` into a `{BUILD_FILE}`")),
+        None => problem.hint(format!("write `Workspace()` into a `{BUILD_FILE}` in the folder that holds all packages")),
     }])
 }
 

@@ -118,10 +118,15 @@ fn tls(fields: &Fields<'_, '_>, scope: &Scope<'_>, sink: &mut Sink<'_>) -> Tls {
                 && let (None, Kind::Text(text)) = (item.name, &item.value.kind)
             {
                 // certificates belong to the machine: they may lie anywhere on it
-                if text.starts_with('/') {
-                    return Tls::Ca(PathBuf::from(&**text));
+                let path = match text.starts_with('/') {
+                    true => Some(PathBuf::from(&**text)),
+                    false => resolve(text, "Ca", item.value.span, scope, sink).map(|path| PathBuf::from(&*path)),
+                };
+                let Some(path) = path else { return Tls::Default };
+                if !scope.paths.is_file(&path) {
+                    sink.report_hint(item.value.span, format!("there is no file `{text}`"), "name a PEM file of certificates");
                 }
-                return resolve(text, "Ca", item.value.span, scope, sink).map_or(Tls::Default, |path| Tls::Ca(PathBuf::from(&*path)));
+                return Tls::Ca(path);
             }
             let node = items.first().map_or(node, |item| &item.value);
             wrong_type("Ca", "a string, like `\"ca.pem\"`", node, sink);

@@ -28,6 +28,8 @@ pub enum Action {
     CloseAfter,
     /// Ignores `Range`.
     WholeForRange,
+    /// Does the right thing, then cuts the connection before an answer.
+    ResetAfter,
 }
 
 /// A rule for requests whose method and path (with query) fit.
@@ -58,6 +60,17 @@ pub struct Recorded {
     pub headers: BTreeMap<String, String>,
 }
 
+/// A tag that was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Move {
+    pub repository: String,
+    pub tag: String,
+    /// Of the manifest.
+    pub manifest: Digest,
+    /// Digest of the manifest's config: the image id.
+    pub image: Digest,
+}
+
 /// How it wants to be asked.
 #[derive(Clone, Debug, Default)]
 pub enum Guard {
@@ -75,6 +88,7 @@ struct Store {
     guard: Guard,
     rules: Vec<Rule>,
     requests: Vec<Recorded>,
+    moves: Vec<Move>,
     refuse_mounts: bool,
     blobs: BTreeMap<(String, Digest), Vec<u8>>,
     manifests: BTreeMap<(String, String), (String, Vec<u8>)>,
@@ -164,6 +178,33 @@ impl Registry {
         self.rule(Rule { method, path, skip: 0, times: 1, action });
     }
 
+    /// Behaves from now on.
+    pub fn clear_rules(&self) {
+        self.store().rules.clear();
+    }
+
+    /// All tags that were written since the last call, in order.
+    pub fn take_moves(&self) -> Vec<Move> {
+        std::mem::take(&mut self.store().moves)
+    }
+
+    /// How many requests there were since the last [`Self::take_requests`].
+    pub fn requests(&self) -> usize {
+        self.store().requests.len()
+    }
+
+    /// How many tags were written since the last [`Self::take_moves`].
+    pub fn moves(&self) -> usize {
+        self.store().moves.len()
+    }
+
+    /// All tags, with what each points at.
+    pub fn names(&self) -> BTreeMap<String, Digest> {
+        let store = self.store();
+        let tags = store.manifests.iter().filter(|((_, name), _)| !name.contains(':'));
+        tags.map(|((repository, name), (_, bytes))| (format!("{repository}:{name}"), Digest::of(bytes))).collect()
+    }
+
     /// Answers mounts with 202 and an open upload.
     pub fn refuse_mounts(&self) {
         self.store().refuse_mounts = true;
@@ -173,6 +214,10 @@ impl Registry {
         let digest = Digest::of(bytes);
         self.store().blobs.insert((repository.into(), digest), bytes.to_vec());
         digest
+    }
+
+    pub fn blob_bytes(&self, repository: &str, digest: Digest) -> Option<Vec<u8>> {
+        self.store().blobs.get(&(repository.into(), digest)).cloned()
     }
 
     pub fn remove_blob(&self, repository: &str, digest: Digest) {
@@ -349,6 +394,10 @@ impl Serving {
                 Some(Action::Without(header)) => answer.headers.retain(|(name, _)| !name.eq_ignore_ascii_case(header)),
                 _ => {}
             }
+            if matches!(action, Some(Action::ResetAfter)) {
+                self.record(&request, 0, body.len());
+                return reset(cutter);
+            }
             self.record(&request, answer.status, body.len());
             let sent = match action {
                 Some(Action::Truncate(bytes)) => Some(bytes.min(answer.body.len())),
@@ -488,6 +537,10 @@ impl Serving {
                 }
             }
             let digest = Digest::of(body);
+            if !name.contains(':') {
+                let image = value["config"]["digest"].as_str().unwrap().parse().unwrap();
+                store.moves.push(Move { repository: repository.into(), tag: name.into(), manifest: digest, image });
+            }
             let media_type = request.headers["content-type"].clone();
             for name in [name.to_owned(), digest.to_string()] {
                 store.manifests.insert((repository.into(), name), (media_type.clone(), body.to_vec()));

@@ -1,12 +1,17 @@
 //! `outdated` and `update`: what moved in the registries since `igraph.lock`, and moving the lock there.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::cli::args::{Outdated, Update};
 use crate::cli::error::Error;
 use crate::cli::exit::Exit;
 use crate::cli::program::Context;
 use crate::cli::workbench::Workbench;
+use crate::clock::Clock;
+use crate::event::NodeKind;
+use crate::execute::retry::next_wait;
 use crate::failure::Failure;
 use crate::graph::{BaseSource, Body, Depth, Graph, GraphOptions, NodeIndex};
 use crate::label::NodeLabel;
@@ -21,12 +26,15 @@ use crate::spec::Destination;
 struct Found {
     reference: Reference,
     platform: Platform,
+    /// The nodes that stand on it.
+    above: BTreeSet<NodeIndex>,
     images: usize,
     tests: usize,
     names: usize,
 }
 
 /// What a registry says about a base.
+#[derive(Clone)]
 enum Verdict {
     /// The platform's manifest is the locked one.
     Same,
@@ -41,8 +49,7 @@ pub fn outdated(args: &Outdated, context: &Context<'_>) -> Result<Exit, Error> {
     let bench = Workbench::load(context)?;
     let lock = bench.lock()?;
     let bases = bases(&bench, &lock, &args.what)?;
-    let client = bench.client(crate::cli::clock::system(), None)?;
-    let verdicts = ask_all(&client, &bases, &lock, context);
+    let verdicts = ask_all(&bench, &bases, &lock)?;
     let mut failures = Vec::new();
     let mut moved = 0;
     for (base, verdict) in bases.iter().zip(verdicts) {
@@ -71,7 +78,7 @@ pub fn outdated(args: &Outdated, context: &Context<'_>) -> Result<Exit, Error> {
         }
     }
     if moved == 0 && failures.is_empty() {
-        context.printer.say(format_args!("igraph: {} bases, none has moved", bases.len()));
+        context.printer.say(format_args!("igraph: {}, none has moved", count(bases.len())));
     }
     report(&failures, context)
 }
@@ -83,8 +90,7 @@ pub fn update(args: &Update, context: &Context<'_>) -> Result<Exit, Error> {
     let _writer = if args.dry_run { None } else { Some(bench.writer(args.no_wait, clock.as_ref())?) };
     let lock = bench.lock()?;
     let bases = bases(&bench, &lock, &args.what)?;
-    let client = bench.client(clock.clone(), None)?;
-    let verdicts = ask_all(&client, &bases, &lock, context);
+    let verdicts = ask_all(&bench, &bases, &lock)?;
     let mut failures = Vec::new();
     let mut moved = 0;
     let mut entries = Vec::new();
@@ -112,15 +118,28 @@ pub fn update(args: &Update, context: &Context<'_>) -> Result<Exit, Error> {
         lock.insert(entries).map_err(|source| Error::Write { path: bench.root().join(crate::lock::LOCK_FILE), source })?;
     }
     let what = if args.dry_run { "would be moved" } else { "moved" };
-    context.printer.say(format_args!("igraph: {moved} of {} bases {what} in {}", bases.len(), crate::lock::LOCK_FILE));
+    context.printer.say(format_args!("igraph: {moved} of {} {what} in {}", count(bases.len()), crate::lock::LOCK_FILE));
     report(&failures, context)
 }
 
+/// Tells what could not be asked, each trouble once.
 fn report(failures: &[(String, Failure)], context: &Context<'_>) -> Result<Exit, Error> {
+    let mut told: Vec<(&Failure, Vec<&str>)> = Vec::new();
     for (name, failure) in failures {
-        context.printer.error(&Error::Failure(Failure { message: format!("{name}: {}", failure.message), ..failure.clone() }));
+        match told.iter_mut().find(|(other, _)| other.group.is_some() && other.group == failure.group) {
+            Some((_, names)) => names.push(name),
+            None => told.push((failure, vec![name])),
+        }
     }
-    Ok(if failures.is_empty() { Exit::Done } else { Exit::Infra })
+    for (failure, names) in told {
+        let message = format!("{}: {}", names.join(", "), failure.message);
+        context.printer.error(&Error::Failure(Failure { message, ..failure.clone() }));
+    }
+    Ok(Exit::of_failures(failures.iter().map(|(_, failure)| (NodeKind::Base, failure))))
+}
+
+fn count(bases: usize) -> String {
+    format!("{bases} base{}", if bases == 1 { "" } else { "s" })
 }
 
 fn name_of(base: &Found) -> String {
@@ -145,11 +164,23 @@ fn bases(bench: &Workbench<'_>, lock: &LockFile, what: &[String]) -> Result<Vec<
         let node = graph.node(*index);
         let Body::Base(base) = &node.body else { continue };
         let BaseSource::Registry(reference) = &base.source else { continue };
-        if reference.digest().is_some() || wanted.as_ref().is_some_and(|wanted| !wanted.contains(index)) {
+        // a digest moves nowhere; what it means for a platform is locked all the same
+        let settled = reference.digest().is_some() && lock.entry(reference, &node.platform).is_some();
+        if settled || wanted.as_ref().is_some_and(|wanted| !wanted.contains(index)) {
             continue;
         }
-        let mut counted = Found { reference: reference.clone(), platform: node.platform.clone(), images: 0, tests: 0, names: 0 };
+        let counted = found.entry((reference.clone(), node.platform.clone())).or_insert_with(|| Found {
+            reference: reference.clone(),
+            platform: node.platform.clone(),
+            above: BTreeSet::new(),
+            images: 0,
+            tests: 0,
+            names: 0,
+        });
         for above in reach(&graph, *index, Graph::dependants) {
+            if !counted.above.insert(above) {
+                continue;
+            }
             match &graph.node(above).body {
                 Body::Image(_) => counted.images += 1,
                 Body::Test(_) => counted.tests += 1,
@@ -157,7 +188,6 @@ fn bases(bench: &Workbench<'_>, lock: &LockFile, what: &[String]) -> Result<Vec<
                 _ => {}
             }
         }
-        found.insert((reference.clone(), node.platform.clone()), counted);
     }
     Ok(found.into_values().collect())
 }
@@ -180,20 +210,24 @@ fn wanted(bench: &Workbench<'_>, graph: &Graph<'_>, what: &[String]) -> Result<O
     let mut wanted = BTreeSet::new();
     let mut patterns = Vec::new();
     for text in what {
-        let reference: Option<NodeLabel> = text.parse::<Reference>().ok().map(NodeLabel::Outside);
-        let label: Option<NodeLabel> = text.parse().ok();
-        let base = [label, reference].into_iter().flatten().find_map(|owner| {
-            let index = graph.find(&owner)?;
-            matches!(graph.node(index).body, Body::Base(_)).then_some(index)
-        });
-        let provided = text.parse::<Reference>().ok().and_then(|reference| bench.catalogue.claims.owner(&reference).cloned());
-        let provided = provided.and_then(|label| graph.find(&NodeLabel::Entry(label)));
-        match base.or(provided.filter(|index| matches!(graph.node(*index).body, Body::Base(_)))) {
-            Some(index) => {
-                wanted.insert(index);
-            }
-            None => patterns.push(text.clone()),
+        let mut owners: BTreeSet<NodeLabel> = BTreeSet::new();
+        if let Ok(label) = text.parse::<NodeLabel>() {
+            owners.insert(label);
         }
+        if let Ok(reference) = text.parse::<Reference>() {
+            owners.extend(bench.catalogue.claims.owner(&reference).cloned().map(NodeLabel::Entry));
+            owners.insert(NodeLabel::Outside(reference));
+        }
+        // a base has a node for each platform
+        let is_base = |index: &&NodeIndex| {
+            let node = graph.node(**index);
+            matches!(node.body, Body::Base(_)) && owners.contains(&node.owner)
+        };
+        let found: Vec<NodeIndex> = graph.order().iter().filter(is_base).copied().collect();
+        if found.is_empty() {
+            patterns.push(text.clone());
+        }
+        wanted.extend(found);
     }
     if !patterns.is_empty() {
         for label in bench.select(&patterns, &[])?.labels {
@@ -205,29 +239,86 @@ fn wanted(bench: &Workbench<'_>, graph: &Graph<'_>, what: &[String]) -> Result<O
     Ok(Some(wanted))
 }
 
-/// Asks the registries, each reference once, several at a time.
-fn ask_all(client: &Client, bases: &[Found], lock: &LockFile, context: &Context<'_>) -> Vec<Result<Verdict, Failure>> {
-    let ask = |base: &Found| ask(client, base, lock, context);
+/// Asks the registries, each reference once, several at a time: what became of each base.
+fn ask_all(bench: &Workbench<'_>, bases: &[Found], lock: &LockFile) -> Result<Vec<Result<Verdict, Failure>>, Error> {
+    let clock = crate::cli::clock::system();
+    let client = bench.client(clock.clone(), None)?;
+    let asking = Asking { bench, client, clock, lock };
+    // sorted, so that the platforms of one reference stand together
+    let groups: Vec<&[Found]> = bases.chunk_by(|one, other| one.reference == other.reference).collect();
+    let next = AtomicUsize::new(0);
+    let answers: Mutex<BTreeMap<usize, Vec<Result<Verdict, Failure>>>> = Mutex::default();
     std::thread::scope(|scope| {
-        let chunks = bases.chunks(bases.len().div_ceil(8).max(1));
-        let threads: Vec<_> = chunks.map(|chunk| scope.spawn(move || chunk.iter().map(ask).collect::<Vec<_>>())).collect();
-        threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect()
-    })
+        for _ in 0..groups.len().min(AT_ONCE) {
+            scope.spawn(|| {
+                while let Some((at, group)) = Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|at| Some((at, groups.get(at)?))) {
+                    let answer = asking.ask(group);
+                    answers.lock().unwrap_or_else(PoisonError::into_inner).insert(at, answer);
+                }
+            });
+        }
+    });
+    Ok(answers.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().flatten().collect())
 }
 
-fn ask(client: &Client, base: &Found, lock: &LockFile, context: &Context<'_>) -> Result<Verdict, Failure> {
-    let locked = lock.entry(&base.reference, &base.platform);
-    if let Some(entry) = &locked {
-        let head = client.head_base(&base.reference, context.cancel)?;
-        // neither the index nor the manifest has moved
-        if head.is_some_and(|head| Some(head.digest) == entry.index || head.digest == entry.manifest) {
-            return Ok(Verdict::Same);
+/// References that are asked after at once.
+const AT_ONCE: usize = 8;
+
+struct Asking<'a> {
+    bench: &'a Workbench<'a>,
+    client: Client,
+    clock: Arc<dyn Clock>,
+    lock: &'a LockFile,
+}
+
+impl Asking<'_> {
+    /// What became of one reference, for each of its platforms: one HEAD tells of all for which nothing moved.
+    fn ask(&self, bases: &[Found]) -> Vec<Result<Verdict, Failure>> {
+        let Some(reference) = bases.first().map(|base| &base.reference) else { return Vec::new() };
+        let cancel = self.bench.context.cancel;
+        let entries: Vec<Option<LockedBase>> = bases.iter().map(|base| self.lock.entry(reference, &base.platform)).collect();
+        let head = if entries.iter().any(Option::is_some) {
+            match self.patiently(reference, || self.client.head_base(reference, cancel)) {
+                Ok(head) => head.map(|head| head.digest),
+                Err(failure) => return vec![Err(failure); bases.len()],
+            }
+        } else {
+            None
+        };
+        let ask = |(base, locked): (&Found, Option<LockedBase>)| {
+            // neither the index nor the manifest has moved
+            if locked.as_ref().is_some_and(|entry| head.is_some() && (head == entry.index || head == Some(entry.manifest))) {
+                return Ok(Verdict::Same);
+            }
+            let now = self.patiently(reference, || self.client.resolve(reference, &base.platform, cancel))?;
+            Ok(match locked {
+                None => Verdict::New(now),
+                Some(old) if old.manifest == now.manifest => Verdict::Same,
+                Some(old) => Verdict::Moved { old, new: now },
+            })
+        };
+        bases.iter().zip(entries).map(ask).collect()
+    }
+
+    /// Asks again as the workspace's `retries` allow.
+    fn patiently<T>(&self, reference: &Reference, ask: impl Fn() -> Result<T, Failure>) -> Result<T, Failure> {
+        let context = self.bench.context;
+        let mut attempt = 1;
+        loop {
+            let failure = match ask() {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => failure,
+            };
+            let policy = &self.bench.catalogue.workspace.retries;
+            let Some(wait) = next_wait(policy, attempt, &failure, false, fastrand::f64()) else { return Err(failure) };
+            if !context.global.quiet {
+                let (name, wait) = (reference.familiar(), wait.as_secs_f64());
+                context.printer.say(format_args!("igraph: {name}: {}; again in {wait:.1}s", failure.message));
+            }
+            if !self.clock.sleep(wait, context.cancel) {
+                return Err(Failure::stopped());
+            }
+            attempt += 1;
         }
     }
-    let now = client.resolve(&base.reference, &base.platform, context.cancel)?;
-    Ok(match locked {
-        None => Verdict::New(now),
-        Some(old) if old.manifest == now.manifest => Verdict::Same,
-        Some(old) => Verdict::Moved { old, new: now },
-    })
 }

@@ -1,10 +1,15 @@
 //! `doctor`: what works on this machine, and what to install where it doesn't.
 
+use std::sync::Arc;
+
 use crate::cli::args::{Doctor, World};
 use crate::cli::error::Error;
 use crate::cli::exit::Exit;
 use crate::cli::program::Context;
-use crate::cli::workbench::Workbench;
+use crate::cli::values::EngineChoice;
+use crate::cli::workbench::{self, Workbench};
+use crate::engine::Engine;
+use crate::failure::Failure;
 
 /// A program that parts of igraph or of the sample catalogue call.
 const PROGRAMS: &[(&str, &str, &str)] = &[
@@ -21,16 +26,7 @@ pub fn run(args: &Doctor, context: &Context<'_>) -> Result<Exit, Error> {
         Ok(bench) => {
             printer.line(format_args!("ok       workspace {}", bench.root().display()))?;
             let world = World { engine: args.engine.clone(), ..World::default() };
-            match bench.engine(&world, "doctor") {
-                Ok(engine) => printer.line(format_args!("ok       engine {}", engine.description()))?,
-                Err(failure) => {
-                    good = false;
-                    printer.line(format_args!("missing  engine: {failure}"))?;
-                    if let Some(hint) = &failure.hint {
-                        printer.line(format_args!("         {hint}"))?;
-                    }
-                }
-            }
+            good &= tell(bench.engine(&world, "doctor"), context)?;
             match bench.folder.create().and_then(|()| crate::record::State::open(&bench.folder).map(drop)) {
                 Ok(()) => printer.line(format_args!("ok       records in {}", bench.folder.path().display()))?,
                 Err(error) => {
@@ -42,6 +38,11 @@ pub fn run(args: &Doctor, context: &Context<'_>) -> Result<Exit, Error> {
         Err(error) => {
             good = false;
             printer.line(format_args!("missing  workspace: {error}"))?;
+            let host = match &args.engine {
+                Some(EngineChoice::Docker(host)) => host.as_deref(),
+                _ => None,
+            };
+            tell(workbench::connect(context.environment, host, "doctor".to_owned(), "doctor", std::env::temp_dir()), context)?;
         }
     }
     for (program, purpose, install) in PROGRAMS {
@@ -51,6 +52,21 @@ pub fn run(args: &Doctor, context: &Context<'_>) -> Result<Exit, Error> {
         }
     }
     Ok(if good { Exit::Done } else { Exit::Infra })
+}
+
+/// Says whether the engine answers.
+fn tell(engine: Result<Arc<dyn Engine>, Failure>, context: &Context<'_>) -> Result<bool, Error> {
+    let printer = context.printer;
+    match &engine {
+        Ok(engine) => printer.line(format_args!("ok       engine {}", engine.description()))?,
+        Err(failure) => {
+            printer.line(format_args!("missing  engine: {failure}"))?;
+            if let Some(hint) = &failure.hint {
+                printer.line(format_args!("         {hint}"))?;
+            }
+        }
+    }
+    Ok(engine.is_ok())
 }
 
 fn found(program: &str, context: &Context<'_>) -> Option<String> {

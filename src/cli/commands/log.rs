@@ -35,6 +35,9 @@ pub fn run(args: &Log, context: &Context<'_>) -> Result<Exit, Error> {
         Log::WhatFailed(which) => {
             let run = choose(&which.run, &folder)?;
             let history = History::of(&run.events()?);
+            if !history.nodes.values().any(|node| matches!(node.outcome, Some(crate::event::Outcome::Failed { .. }))) {
+                printer.say(format_args!("igraph: nothing failed in run {}", run.id()));
+            }
             printer.document(|out| write_what_failed(&history, color, &|log| text(&run, log), out))?;
         }
         Log::CriticalPath(which) => {
@@ -86,6 +89,15 @@ fn show(what: &[String], attempt: Option<u32>, color: bool, folder: &StateFolder
     if let Some(label) = labels.iter().find(|label| history.nodes.get(label).is_none_or(|node| node.attempts.is_empty())) {
         let message = format!("{label} did not run in run {}", run.id());
         return Err(Error::Usage { message, hint: Some(format!("`igraph log what-ran {}` lists what did", run.id())) });
+    }
+    if let Some((label, attempts)) = attempt.and_then(|number| {
+        let number = usize::try_from(number).unwrap_or(usize::MAX);
+        let attempts = labels.iter().filter_map(|label| Some((label, history.nodes.get(label)?.attempts.len())));
+        attempts.filter(|(_, attempts)| number == 0 || number > *attempts).next()
+    }) {
+        let message = format!("{label} has no such attempt in run {}: it was tried {attempts} times", run.id());
+        let message = message.replace(" 1 times", " once");
+        return Err(usage(message));
     }
     context.printer.document(|out| write_attempts(&history, &labels, attempt, &logs, out))
 }

@@ -18,7 +18,7 @@ use crate::keys::Keys;
 use crate::label::{Label, NodeLabel};
 use crate::plan::{Decision, Planner, PlannerOptions, Records, Value};
 use crate::record::NameScope;
-use crate::spec::Destination;
+use crate::spec::{Destination, TestForm};
 
 #[derive(Serialize)]
 struct Target {
@@ -62,6 +62,7 @@ pub fn run(args: &Targets, context: &Context<'_>) -> Result<Exit, Error> {
     let scope = if args.affected.is_some() { bench.everything() } else { selected.clone() };
     let options = GraphOptions { depth: Depth::Push, stand_ins: &stand_ins, destination: &destination, platform: &bench.platform };
     let graph = Graph::build(&bench.catalogue, &scope, &options, &records).map_err(Error::Problems)?;
+    bench.check_stand_ins(&graph, &stand_ins)?;
     let keys = Keys {
         root: bench.root(),
         digests: &digests,
@@ -109,12 +110,22 @@ fn collect(
             _ => None,
         }
     };
+    // an image is listed for its tests, where steps are not: `igraph test` then runs them
+    let affected = affected.map(|affected| {
+        let mut listed = affected.clone();
+        let tests = affected.iter().filter_map(|index| match &graph.node(*index).body {
+            Body::Test(test) if !args.steps => Some(test.subject),
+            _ => None,
+        });
+        listed.extend(tests);
+        listed
+    });
     let planned = plan_view::steps(planner, plan);
     let mut targets = Vec::new();
     for index in graph.order() {
         let node = graph.node(*index);
         let matched = node.owner.entry().is_some_and(|label| selected.contains(label));
-        if !matched || affected.is_some_and(|affected| !affected.contains(index)) {
+        if !matched || affected.as_ref().is_some_and(|affected| !affected.contains(index)) {
             continue;
         }
         if !args.steps && !matches!(node.body, Body::Image(_)) {
@@ -145,7 +156,32 @@ fn read_paths(list: &PathList) -> Result<Vec<String>, Error> {
         PathList::Stdin => workbench::read_list("-")?,
         PathList::File(path) => workbench::read_list(&path.to_string_lossy())?,
     };
-    Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
+    Ok(text.lines().filter(|line| !line.trim().is_empty()).map(unquoted).collect())
+}
+
+/// A path as git prints it: in quotes, with escapes, where it has characters that git finds unusual.
+fn unquoted(line: &str) -> String {
+    let Some(inner) = line.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) else { return line.to_owned() };
+    let mut bytes = Vec::new();
+    let mut rest = inner.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'\\' {
+            bytes.push(byte);
+            continue;
+        }
+        match rest.next() {
+            Some(first @ b'0'..=b'3') => {
+                let digits = [first, rest.next().unwrap_or(b'0'), rest.next().unwrap_or(b'0')];
+                bytes.push(digits.iter().fold(0, |sum: u8, digit| sum.wrapping_mul(8).wrapping_add(digit.wrapping_sub(b'0'))));
+            }
+            Some(b'n') => bytes.push(b'\n'),
+            Some(b't') => bytes.push(b'\t'),
+            Some(b'r') => bytes.push(b'\r'),
+            Some(other) => bytes.push(other),
+            None => {}
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// The nodes that have one of the paths among their inputs, and all that stands on them. A path that is gone counts for every node
@@ -155,8 +191,10 @@ fn affected(paths: &[String], bench: &Workbench<'_>, graph: &Graph<'_>, planner:
     let root = bench.root().canonicalize().unwrap_or_else(|_| bench.root().to_owned());
     let current = current.canonicalize().unwrap_or(current);
     let changed: BTreeSet<String> = paths.iter().filter_map(|path| relative(&root, &current.join(path))).collect();
+    let gone: BTreeSet<&str> = changed.iter().filter_map(|path| gone_from(&root, path)).collect();
     let _ = planner.plan();
-    let mut found: Vec<NodeIndex> = graph.order().iter().copied().filter(|index| touches(graph, planner, *index, &changed)).collect();
+    let mut found: Vec<NodeIndex> =
+        graph.order().iter().copied().filter(|index| touches(graph, planner, *index, &changed, &gone)).collect();
     let mut affected: BTreeSet<NodeIndex> = found.iter().copied().collect();
     while let Some(index) = found.pop() {
         for dependant in graph.dependants(index) {
@@ -168,7 +206,7 @@ fn affected(paths: &[String], bench: &Workbench<'_>, graph: &Graph<'_>, planner:
     affected
 }
 
-fn touches(graph: &Graph<'_>, planner: &Planner<'_>, index: NodeIndex, changed: &BTreeSet<String>) -> bool {
+fn touches(graph: &Graph<'_>, planner: &Planner<'_>, index: NodeIndex, changed: &BTreeSet<String>, gone_from: &BTreeSet<&str>) -> bool {
     let node = graph.node(index);
     let build_files = match &node.body {
         Body::Image(image) => vec![image.spec.origin.source().path.clone()],
@@ -192,18 +230,33 @@ fn touches(graph: &Graph<'_>, planner: &Planner<'_>, index: NodeIndex, changed: 
     }
     let Some(own) = planner.own(index) else {
         // its inputs can't be told without the config of its base: whatever lies in its context counts
-        return match &node.body {
-            Body::Image(image) => changed.iter().any(|path| within(path, &image.spec.context)),
-            _ => false,
+        let folders: Vec<&str> = match &node.body {
+            Body::Image(image) => {
+                let extra = image.spec.extra_inputs.iter().map(|glob| &*glob.folder);
+                extra.chain([&*image.spec.context]).collect()
+            }
+            Body::Test(test) => match &test.spec.form {
+                TestForm::Dockerfile { context, .. } => vec![context],
+                TestForm::Run { .. } | TestForm::Exec { .. } => Vec::new(),
+            },
+            _ => Vec::new(),
         };
+        return changed.iter().any(|path| folders.iter().any(|folder| within(path, folder)));
     };
-    own.inputs.watched.iter().any(|(path, stamp)| {
-        changed.contains(path) || (stamp.is_some() && changed.iter().any(|gone| is_gone(planner, gone) && parent(gone) == path.as_str()))
-    })
+    own.inputs.watched.iter().any(|(path, stamp)| changed.contains(path) || (stamp.is_some() && gone_from.contains(path.as_str())))
 }
 
-fn is_gone(planner: &Planner<'_>, path: &str) -> bool {
-    planner.keys.root.join(path).symlink_metadata().is_err()
+/// The nearest folder above a path that is gone; `None` for one that is there.
+fn gone_from<'p>(root: &Path, path: &'p str) -> Option<&'p str> {
+    let there = |path: &str| root.join(path).symlink_metadata().is_ok();
+    if there(path) {
+        return None;
+    }
+    let mut folder = parent(path);
+    while !folder.is_empty() && !there(folder) {
+        folder = parent(folder);
+    }
+    Some(folder)
 }
 
 fn parent(path: &str) -> &str {
@@ -280,4 +333,21 @@ fn orphans(args: &Targets, bench: &Workbench<'_>) -> Result<Exit, Error> {
         printer.line(format_args!("{}\t{place}\t{}", orphan.name, orphan.written_by))?;
     }
     Ok(Exit::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_as_git_quotes_them() {
+        for (line, path) in [
+            ("a/b c", "a/b c"),
+            (r#""a/\303\251""#, "a/é"),
+            (r#""tab\tquote\"back\\slash""#, "tab\tquote\"back\\slash"),
+            (r#""\1""#, "\u{40}"),
+        ] {
+            assert_eq!(unquoted(line), path, "{line}");
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::access::SecretSource;
 use crate::cli::args::Verb;
 use crate::cli::environment;
 use crate::cli::error::Error;
@@ -14,12 +15,16 @@ use crate::cli::witness::Witness;
 use crate::cli::workbench::Workbench;
 use crate::clock::{Clock, Timestamp};
 use crate::digest::ImageId;
+use crate::dockerfile::Resolved;
 use crate::event::{Event, NodeKind, Sink};
 use crate::execute::{self, LazyEngine, Options, World};
-use crate::graph::{Body, Depth, Graph, GraphOptions, NodeIndex};
+use crate::graph::{BaseSource, Body, Depth, Graph, GraphOptions, NodeIndex};
 use crate::keys::{FileDigests, Keys};
 use crate::label::NodeLabel;
+use crate::lock::{LOCK_FILE, LockFile};
 use crate::plan::{Decision, Planner, PlannerOptions, Records, Value};
+use crate::problem::Problem;
+use crate::reason::reasons_of_step;
 use crate::record::{Recorder, State};
 use crate::registry::Client;
 use crate::report;
@@ -33,11 +38,17 @@ pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>)
     Reporting::check(&args.output)?;
     let bench = Workbench::load(context)?;
     let selection = bench.select(&args.selection.patterns, &args.exclude)?;
-    if selection.labels.is_empty() && selection.steps.is_empty() {
-        return Ok(Exit::Done);
-    }
     let dry = args.plan.dry_run || args.plan.check;
     let clock = crate::cli::clock::system();
+    if selection.labels.is_empty() && selection.steps.is_empty() {
+        // who asked for a report gets an empty one: a runner fails where there is none
+        if !dry && Reporting::is_wanted(&args.output) {
+            let nothing = Summary { nothing: true, scope: Default::default(), stale: Default::default(), maybe: Default::default() };
+            let began = nothing.began(verb, args, String::new(), clock.now(), &bench.engine_identity(&args.world));
+            reporting::tell_fresh(&args.output, context, clock, began, std::iter::empty())?;
+        }
+        return Ok(Exit::Done);
+    }
     // who only looks waits for nobody
     let writer = if dry { None } else { Some(bench.writer(args.running.no_wait, clock.as_ref())?) };
     let state = if dry { bench.state_read_only()? } else { bench.state()? };
@@ -48,6 +59,10 @@ pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>)
     let destination = bench.destination(args.registry.as_ref())?;
     let options = GraphOptions { depth, stand_ins: &stand_ins, destination: &destination, platform: &bench.platform };
     let graph = Graph::build(&bench.catalogue, &selection, &options, &records).map_err(Error::Problems)?;
+    bench.check_stand_ins(&graph, &stand_ins)?;
+    if args.plan.locked {
+        all_locked(&graph, &lock)?;
+    }
     if verb == "test" && !has_tests(&graph) {
         context.printer.warn("no test applies to what the patterns match");
         return Ok(Exit::NoTests);
@@ -74,6 +89,11 @@ pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>)
     if dry {
         let stale = crate::cli::plan_view::show(&planner, &plan, args, context)?;
         return Ok(if args.plan.check && stale { Exit::ImageFailed } else { Exit::Done });
+    }
+    if depth == Depth::Push {
+        for warning in execute::leftovers::before(&state, &bench.catalogue, &graph)? {
+            context.printer.warn(warning);
+        }
     }
     let summary = Summary::of(&graph, &plan);
     if summary.nothing && !args.plan.verify {
@@ -121,6 +141,23 @@ fn fresh_steps<'p>(
     })
 }
 
+/// With `--locked`: every base of a registry is in the lock. All that are not are told together.
+fn all_locked(graph: &Graph<'_>, lock: &LockFile) -> Result<(), Error> {
+    let missing = |index: &NodeIndex| {
+        let node = graph.node(*index);
+        let Body::Base(base) = &node.body else { return None };
+        let BaseSource::Registry(reference) = &base.source else { return None };
+        if lock.entry(reference, &node.platform).is_some() {
+            return None;
+        }
+        let message = format!("{} for {} is not in {LOCK_FILE}, and `--locked` forbids adding it", reference.familiar(), node.platform);
+        let hint = format!("run `igraph update {}`, and commit {LOCK_FILE}", reference.familiar());
+        Some(Problem { message, places: vec![base.place.clone()], hint: Some(hint) })
+    };
+    let problems: Vec<Problem> = graph.order().iter().filter_map(missing).collect();
+    if problems.is_empty() { Ok(()) } else { Err(Error::Problems(problems)) }
+}
+
 fn has_tests(graph: &Graph<'_>) -> bool {
     graph.order().iter().any(|index| {
         let node = graph.node(*index);
@@ -166,9 +203,11 @@ impl Summary {
     pub fn of(graph: &Graph<'_>, plan: &[(NodeIndex, Decision)]) -> Self {
         let mut summary = Self { nothing: true, scope: Default::default(), stale: Default::default(), maybe: Default::default() };
         for (index, decision) in plan {
-            for (_, kind) in graph.node(*index).steps() {
+            for (step, kind) in graph.node(*index).steps() {
                 *summary.scope.of(kind) += 1;
                 match decision {
+                    // of an image's names, those that are right stay
+                    Decision::Run { reasons, .. } if !reasons.is_empty() && reasons_of_step(reasons, &step).is_empty() => {}
                     Decision::Fresh(_) | Decision::Blocked(_) | Decision::Broken(_) => {}
                     Decision::Run { .. } => *summary.stale.of(kind) += 1,
                     Decision::Maybe(_) => *summary.maybe.of(kind) += 1,
@@ -209,7 +248,7 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
-    fn run(&self, summary: &Summary, lock: &crate::lock::LockFile) -> Result<Exit, Error> {
+    fn run(&self, summary: &Summary, lock: &LockFile) -> Result<Exit, Error> {
         let context = self.bench.context;
         let client = self.bench.client(self.clock.clone(), None)?;
         let world_args = &self.args.world;
@@ -256,6 +295,11 @@ impl Session<'_> {
             held: execute::Held::new(self.clock.now()),
         };
         let end = execute::run(&world);
+        if self.depth == Depth::Push {
+            for (node, message) in execute::leftovers::after(self.state, self.planner.graph)? {
+                reporting.emit(&Event::Warning { at: self.clock.now(), node: Some(node), message });
+            }
+        }
         self.digests.save().map_err(|source| Error::Write { path: self.bench.folder.file_digests(), source })?;
         let exit = match context.signals.first() {
             Some(number) => Exit::Signal(number),
@@ -277,6 +321,17 @@ impl Session<'_> {
             if !matches!(decision, Decision::Run { .. } | Decision::Maybe(_)) {
                 continue;
             }
+            if let (Body::Image(image), Some(own)) = (&self.planner.graph.node(*index).body, self.planner.own(*index)) {
+                problems.extend(own.resolved.iter().flat_map(|resolved| self.missing_secrets(image.spec, resolved)));
+            }
+        }
+        if !problems.is_empty() {
+            return Err(Error::Problems(problems));
+        }
+        for (index, decision) in self.plan {
+            if !matches!(decision, Decision::Run { .. } | Decision::Maybe(_)) {
+                continue;
+            }
             let parsed = match &self.planner.graph.node(*index).body {
                 Body::Image(image) => &image.dockerfile.parsed,
                 Body::Test(test) => match &test.dockerfile {
@@ -291,6 +346,27 @@ impl Session<'_> {
             }
         }
         if problems.is_empty() { Ok(()) } else { Err(Error::Problems(problems)) }
+    }
+
+    /// Secrets that instructions mount and whose source is not there: a build would go on without them, and no key would show it.
+    fn missing_secrets(&self, image: &crate::spec::Image, resolved: &Resolved) -> Option<Problem> {
+        let wanted: BTreeSet<&str> = resolved.secrets.iter().map(|secret| secret.id.as_str()).collect();
+        let missing: Vec<String> = image
+            .secrets
+            .iter()
+            .filter(|(id, _)| wanted.contains(&***id))
+            .filter_map(|(id, source)| match source {
+                SecretSource::Env(name) if environment::secret(name).is_none() => {
+                    Some(format!("the secret `{id}` comes from the variable {name}, which is not set"))
+                }
+                SecretSource::File(path) if !self.bench.root().join(path).is_file() => {
+                    Some(format!("the secret `{id}` comes from the file `{}`, which is not there", path.display()))
+                }
+                _ => None,
+            })
+            .collect();
+        let place = image.origin.field("secrets");
+        (!missing.is_empty()).then(|| Problem { message: missing.join("; "), places: vec![place], hint: None })
     }
 
     /// Whether anything comes before the names: otherwise moving them proves the credentials by itself.
@@ -324,7 +400,10 @@ impl Session<'_> {
                 .collect();
             threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect()
         });
-        let refused: Vec<_> = failures.into_iter().filter(|failure| failure.group.is_some()).collect();
+        let refused: Vec<_> = failures
+            .into_iter()
+            .filter(|failure| failure.group.as_deref().is_some_and(|group| group.starts_with("credentials ")))
+            .collect();
         if refused.is_empty() {
             return Ok(());
         }

@@ -9,7 +9,7 @@ use crate::cli::program::Context;
 use crate::cli::workbench::Workbench;
 use crate::component::Component;
 use crate::event::Event;
-use crate::graph::{Depth, Graph, GraphOptions, NodeIndex};
+use crate::graph::{BaseNode, BaseSource, Body, Depth, Graph, GraphOptions, NodeIndex, StandIn};
 use crate::keys::{self, Keys};
 use crate::label::{Label, NodeLabel};
 use crate::pattern::{Pattern, Selection};
@@ -21,7 +21,14 @@ use crate::spec::Destination;
 /// Explains.
 pub fn run(args: &Why, context: &Context<'_>) -> Result<Exit, Error> {
     let bench = Workbench::load(context)?;
-    let label = parse_label(&args.label, &bench)?;
+    let label = match parse_label(&args.label, &bench)? {
+        // a reference that an entry stands for is that entry's node
+        NodeLabel::Outside(reference) => match bench.catalogue.claims.owner(&reference) {
+            Some(entry) => NodeLabel::Entry(entry.clone()),
+            None => NodeLabel::Outside(reference),
+        },
+        label => label,
+    };
     let state = bench.state_read_only()?;
     if let Some(run) = &args.run {
         return explain_run(&label, &super::log::choose(run, state.folder())?, context);
@@ -41,6 +48,7 @@ pub fn run(args: &Why, context: &Context<'_>) -> Result<Exit, Error> {
     let destination = Destination::Workspace(bench.catalogue.workspace.registry.clone());
     let options = GraphOptions { depth: Depth::Push, stand_ins: &stand_ins, destination: &destination, platform: &bench.platform };
     let graph = Graph::build(&bench.catalogue, &selected, &options, &records).map_err(Error::Problems)?;
+    bench.check_stand_ins(&graph, &stand_ins)?;
     let keys = Keys {
         root: bench.root(),
         digests: &digests,
@@ -50,24 +58,29 @@ pub fn run(args: &Why, context: &Context<'_>) -> Result<Exit, Error> {
     };
     let planner = Planner::new(&graph, keys, &records, PlannerOptions::default());
     let plan: BTreeMap<NodeIndex, Decision> = planner.plan().into_iter().collect();
-    let Some(index) = graph.order().iter().copied().find(|index| graph.node(*index).steps().iter().any(|(step, _)| *step == label)) else {
+    let is_it = |index: &NodeIndex| graph.node(*index).steps().iter().any(|(step, _)| *step == label);
+    let found: Vec<NodeIndex> = graph.order().iter().copied().filter(is_it).collect();
+    if found.is_empty() {
         return Err(Error::Usage { message: format!("there is no {label}"), hint: Some(steps_hint(&graph, &label)) });
-    };
-    let Some(decision) = plan.get(&index) else {
-        return Err(Error::Usage { message: format!("there is no {label}"), hint: None });
-    };
+    }
     let values = |index: NodeIndex| match plan.get(&index) {
         Some(Decision::Fresh(value)) => Some(value.clone()),
         _ => None,
     };
-    let explanation = Explanation { context, planner: &planner, state: &state, label: &label, index };
-    if args.manifest {
-        return explanation.manifest(&values);
+    // a base may be there for several platforms
+    for index in &found {
+        if found.len() > 1 {
+            context.printer.line(format_args!("for {}:", graph.node(*index).platform))?;
+        }
+        let explanation = Explanation { context, planner: &planner, state: &state, label: &label, index: *index };
+        match (plan.get(index), &args.vs) {
+            _ if args.manifest => explanation.manifest(&values)?,
+            (_, Some(run)) => explanation.versus(&super::log::choose(run, state.folder())?, &values)?,
+            (Some(decision), None) => explanation.decision(decision)?,
+            (None, None) => Exit::Done,
+        };
     }
-    if let Some(run) = &args.vs {
-        return explanation.versus(&super::log::choose(run, state.folder())?, &values);
-    }
-    explanation.decision(decision)
+    Ok(Exit::Done)
 }
 
 /// A label, or one relative to the current directory.
@@ -96,7 +109,22 @@ fn unknown(label: &Label, bench: &Workbench<'_>) -> Error {
     Error::Usage { message: format!("there is no {label}"), hint: nearest }
 }
 
+/// What was probably meant by a label that is none.
 fn steps_hint(graph: &Graph<'_>, label: &NodeLabel) -> String {
+    if label.entry().is_none() {
+        let bases: Vec<String> = graph
+            .order()
+            .iter()
+            .map(|index| graph.node(*index))
+            .filter(|node| matches!(node.body, Body::Base(_)))
+            .map(|node| node.owner.to_string())
+            .collect();
+        return match crate::problem::nearest(&label.to_string(), bases.iter().map(String::as_str)) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None if bases.is_empty() => "no image starts from one".to_owned(),
+            None => format!("bases are {}", bases.join(", ")),
+        };
+    }
     let steps: Vec<String> = graph
         .order()
         .iter()
@@ -193,7 +221,30 @@ impl Explanation<'_> {
             Decision::Blocked(reason) => printer.line(format_args!("{label} is blocked: {reason}"))?,
             Decision::Broken(problems) => return Err(Error::Problems(problems.clone())),
         }
+        for (name, by) in self.stand_ins() {
+            printer.line(format_args!("  {by} stands in for {name} (--base)"))?;
+        }
         Ok(Exit::Done)
+    }
+
+    /// What stands in for bases that the node is, or stands on.
+    fn stand_ins(&self) -> BTreeMap<String, String> {
+        let graph = self.planner.graph;
+        let mut found = BTreeMap::new();
+        let (mut todo, mut seen) = (vec![self.index], BTreeSet::from([self.index]));
+        while let Some(index) = todo.pop() {
+            let node = graph.node(index);
+            if let Body::Base(BaseNode { source: BaseSource::StandIn(by), .. }) = &node.body {
+                let by = match by {
+                    StandIn::Rootfs(path) => format!("rootfs {}", path.display()),
+                    StandIn::OciLayout(path) => format!("OCI layout {}", path.display()),
+                    StandIn::Registry(reference) => reference.familiar(),
+                };
+                found.insert(node.owner.to_string(), by);
+            }
+            todo.extend(graph.dependencies(index).into_iter().filter(|below| seen.insert(*below)));
+        }
+        found
     }
 
     /// The instructions that changed, old and new.

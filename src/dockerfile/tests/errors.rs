@@ -99,7 +99,7 @@ fn resolving() {
     let target = |name| shown(&resolve_with(&stages, Some(name), &[], &NoConfigs).unwrap_err());
     insta::assert_snapshot!(target("runtme"), @r"
     1:1 `FROM a AS builder`: there is no stage `runtme`
-        hint: did you mean `runtime`
+        hint: did you mean `runtime`?
     ");
     insta::assert_snapshot!(target("x"), @r"
     1:1 `FROM a AS builder`: there is no stage `x`

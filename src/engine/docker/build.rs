@@ -83,7 +83,7 @@ impl DockerEngine {
     }
 
     async fn build_tagged(&self, request: &BuildRequest<'_>, tag: &str, output: &dyn Output) -> Result<EngineImage, Failure> {
-        if let Some(missing) = request.resolved.references.iter().find(|image| !request.references.contains_key(&image.text)) {
+        if let Some(missing) = request.resolved.references.iter().find(|image| !request.references.contains_key(&image.key())) {
             // left as it is, the daemon would ask a registry for it
             return Err(Failure::infra(format!("`{}` is not resolved to an image", missing.text)).retry(Retry::Never));
         }

@@ -308,6 +308,8 @@ impl Engine for DockerEngine {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[test]

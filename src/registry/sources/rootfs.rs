@@ -110,6 +110,13 @@ impl RootfsTar {
     }
 }
 
+impl RootfsTar {
+    /// The same bytes, which now lie at `path`.
+    pub fn moved(self, path: PathBuf) -> Self {
+        Self { path, ..self }
+    }
+}
+
 fn packed_otherwise(path: &Path, format: &str, command: &str) -> Failure {
     Failure::step(format!("rootfs `{}`: it is packed with {format}; igraph reads plain and gzipped tars", path.display()))
         .hint(format!("unpack it: `{command} {}`", path.display()))

@@ -40,7 +40,7 @@ impl PassedTest {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotTested {
     /// No test applies to it and nobody said why.
-    #[error("no test applies to it")]
+    #[error("no test applies to it, and it does not say `untested: \"why\"`")]
     NoTests,
     /// A required test has not passed for this image.
     #[error("{test} has not passed for this image")]
