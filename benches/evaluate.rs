@@ -193,7 +193,12 @@ fn measure(sizes: &[usize], rounds: usize) -> Result<()> {
         row("nothing to do, everything looked at", plan);
         row("reading and hashing all, two threads", hash);
         row("nothing to do, no file digest known", unknown);
-        println!("  {:<44} {:>8.2}× wall {:>8.2}× CPU", "  against reading and hashing", ratio(unknown.wall, hash.wall), ratio(unknown.cpu, hash.cpu));
+        println!(
+            "  {:<44} {:>8.2}× wall {:>8.2}× CPU",
+            "  against reading and hashing",
+            ratio(unknown.wall, hash.wall),
+            ratio(unknown.cpu, hash.cpu)
+        );
 
         let mut edits = Vec::new();
         for round in 0..rounds {

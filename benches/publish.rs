@@ -327,10 +327,7 @@ fn one_name(rounds: usize) -> Result<()> {
 /// Gives the image so many aliases that no round had before.
 fn rename(root: &Path, round: usize, count: usize) -> Result<()> {
     let names: Vec<String> = (0..count).map(|alias| format!("\"r{round}-{alias}\"")).collect();
-    let rule = format!(
-        "Image(name: \"0\", dockerfile: \"0/Dockerfile\", untested: \"a measurement\", aliases: [{}])",
-        names.join(", ")
-    );
+    let rule = format!("Image(name: \"0\", dockerfile: \"0/Dockerfile\", untested: \"a measurement\", aliases: [{}])", names.join(", "));
     fs::write(root.join("images/app/BUILD.ron"), format!("Package(repository: \"bench/app\", rules: [{rule}])\n")).map_err(text)
 }
 
@@ -383,4 +380,3 @@ fn publish_base(registry: &Registry, base: &[u8], daemon: &support::Dockerd) -> 
     fs::write(root.join("images/copy/BUILD.ron"), format!("Package(repository: \"bench/base\", rules: [{rule}])\n")).map_err(text)?;
     run(igraph(root).args(["push", "//...", "--engine", &format!("docker={}", daemon.url())])).map(drop)
 }
-

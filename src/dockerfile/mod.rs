@@ -27,8 +27,8 @@ mod words;
 #[cfg(test)]
 mod tests;
 
-pub use context::{ContextEntry, ContextInput, ContextSource, ContextUse, EntryKind};
 pub use check::{SourceKind, source_kind};
+pub use context::{ContextEntry, ContextInput, ContextSource, ContextUse, EntryKind};
 pub use glob::{BadPattern, PathPattern, has_wildcard};
 pub use ignore::Ignore;
 pub use instruction::{

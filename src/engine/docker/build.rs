@@ -15,13 +15,13 @@ use prost::Message as _;
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
-use crate::engine::context::{ContextFiles, ReadError};
 use super::engine::{DockerEngine, infra_text};
 use super::images::{content_tag, throwaway_tag};
 use super::progress::{BuildKitProgress, ClassicProgress, Line, StepLog};
 use super::session::{DOCKERFILE, Served, Session, open_session};
 use super::steps::{exit_code, place_of, plain_error};
 use crate::engine::classify::{classify, ignored_index_failure};
+use crate::engine::context::{ContextFiles, ReadError};
 use crate::engine::{Attempt, BuildRequest, Output};
 use crate::failure::{Failure, FailureClass, Retry};
 use crate::image::EngineImage;

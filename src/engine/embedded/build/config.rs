@@ -142,7 +142,7 @@ impl Image {
     }
 
     /// What a stage starts with: the base's triggers have run, and there is a PATH.
-    pub fn as_base(mut self) -> Self {
+    pub fn into_base(mut self) -> Self {
         self.config.on_build.clear();
         if !self.config.env.iter().any(|variable| variable.starts_with("PATH=")) {
             self.config.env.push(format!("PATH={DEFAULT_PATH}"));
@@ -338,7 +338,7 @@ mod tests {
         let text = r#"{"architecture":"amd64","os":"linux","config":{"Env":null,"Cmd":["sh"],"Hostname":"","Volumes":null,"Labels":{"a":"b"}},
             "rootfs":{"type":"layers","diff_ids":[]},"history":null,"container":"x"}"#;
         let image: Image = serde_json::from_str(text).unwrap();
-        let bytes = image.as_base().to_bytes("1980-01-01T00:00:00Z").unwrap();
+        let bytes = image.into_base().to_bytes("1980-01-01T00:00:00Z").unwrap();
         insta::assert_snapshot!(String::from_utf8(bytes).unwrap(), @r#"{"created":"1980-01-01T00:00:00Z","architecture":"amd64","os":"linux","config":{"Env":["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],"Cmd":["sh"],"Labels":{"a":"b"}},"rootfs":{"type":"layers","diff_ids":[]}}"#);
     }
 

@@ -11,11 +11,11 @@ use super::place::{Destination, named, new_upper};
 use super::stage::{Builder, StageState};
 use super::tree::{Node, Tree};
 use super::users;
+use crate::digest::Digest;
 use crate::dockerfile::{AddFlags, Command, FileSource, FromTarget, Ignore, SourceKind, Step, Transfer, source_kind};
 use crate::engine::embedded::files::disk;
 use crate::engine::embedded::layer::view::{View, clean};
 use crate::engine::embedded::store::Work;
-use crate::digest::Digest;
 use crate::failure::Failure;
 
 /// Something found to be copied.
@@ -175,19 +175,20 @@ impl Builder<'_> {
     ) -> Result<(), Failure> {
         let last = destination.rsplit('/').next().unwrap_or("");
         let located = writer.locate(Path::new(destination), !asked.transfer.link)?;
-        let is_folder = matches!(last, "" | "." | "..") || count > 1 && asked.transfer.sources.len() > 1 || located.spot.is_some_and(|spot| spot.is_folder());
+        let is_folder = matches!(last, "" | "." | "..")
+            || count > 1 && asked.transfer.sources.len() > 1
+            || located.spot.is_some_and(|spot| spot.is_folder());
         let to = located.path;
         let in_folder = |name: &OsString| if is_folder { named(&to, name) } else { to.clone() };
         match item {
-            Found::Node(name, node) if node.is_folder() => {
-                let _ = name;
+            Found::Node(_, node) if node.is_folder() => {
+                // the folder itself is no part of what is copied: a new one is 0755, whatever the source's mode
+                writer.folder(&to)?;
                 writer.copy(tree, node, &to, "", &asked.exclude)
             }
             Found::Node(name, _) if asked.exclude.excludes(&name.to_string_lossy()) => Ok(()),
             Found::Node(name, node) => {
-                if asked.add.is_some_and(|add| add.unpack != Some(false))
-                    && archive::try_node(writer, tree, node, &to)?
-                {
+                if asked.add.is_some_and(|add| add.unpack != Some(false)) && archive::try_node(writer, tree, node, &to)? {
                     return Ok(());
                 }
                 let to = writer.locate(&in_folder(name), !asked.transfer.link)?.path;
@@ -221,7 +222,9 @@ fn below(tree: &Tree<'_>, source: &str, exclude: &Ignore, found: &mut Vec<Found>
     let reading = |error| disk(format!("`{source}`"))(error);
     let (start, rest) = source.split_once("/./").unwrap_or(("", source));
     let rest = clean(Path::new(rest));
-    let starts = if start.is_empty() { vec![(OsString::new(), tree.root().map_err(reading)?)] } else {
+    let starts = if start.is_empty() {
+        vec![(OsString::new(), tree.root().map_err(reading)?)]
+    } else {
         tree.find(start)?.into_iter().map(|(name, node)| (name, Some(node))).collect()
     };
     let pattern = rest.to_string_lossy().into_owned();
@@ -232,7 +235,8 @@ fn below(tree: &Tree<'_>, source: &str, exclude: &Ignore, found: &mut Vec<Found>
             found.push(Found::Below(Vec::new(), PathBuf::new(), node));
             continue;
         }
-        let include = Ignore::of_patterns(std::slice::from_ref(&pattern)).ok_or_else(|| Failure::step(format!("`{source}` is no pattern")))?;
+        let include =
+            Ignore::of_patterns(std::slice::from_ref(&pattern)).ok_or_else(|| Failure::step(format!("`{source}` is no pattern")))?;
         let mut way = Vec::new();
         search(tree, &node, Path::new(""), &include, exclude, &mut way, found).map_err(reading)?;
     }

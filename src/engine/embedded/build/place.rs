@@ -52,7 +52,9 @@ impl<'a> Destination<'a> {
             }
             match self.locate(&walked, false)?.spot {
                 Some(spot) if spot.is_folder() => {
-                    std::fs::create_dir(&real).and_then(|()| files::copy_folder_metadata(&real, &spot.metadata, &spot.path)).map_err(writing)?;
+                    std::fs::create_dir(&real)
+                        .and_then(|()| files::copy_folder_metadata(&real, &spot.metadata, &spot.path))
+                        .map_err(writing)?;
                 }
                 Some(_) => return Err(Failure::step(format!("`/{}` is no folder", walked.display()))),
                 None => {

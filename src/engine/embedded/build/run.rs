@@ -99,7 +99,15 @@ pub(in crate::engine::embedded) fn spec(layers: std::path::PathBuf, mut lower: V
     if lower.is_empty() {
         lower.push(folder("empty"));
     }
-    Ok(Spec { layers, lower, upper: folder("fs"), work: folder("work"), merged: folder("merged"), memory: folder("memory"), ..Spec::default() })
+    Ok(Spec {
+        layers,
+        lower,
+        upper: folder("fs"),
+        work: folder("work"),
+        merged: folder("merged"),
+        memory: folder("memory"),
+        ..Spec::default()
+    })
 }
 
 /// The script of heredocs, in place of the line: the text itself where the line is nothing else, else all as the shell reads it.

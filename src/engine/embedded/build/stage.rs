@@ -123,8 +123,8 @@ impl<'a> Builder<'a> {
     fn stage(&self, stage: &ResolvedStage) -> Result<(), Failure> {
         let image = match &stage.base {
             FromTarget::Scratch => Image::scratch(&stage.platform),
-            FromTarget::Image(text) => self.base(text)?.as_base(),
-            FromTarget::Stage(index) => self.finished(*index)?.image.clone().as_base(),
+            FromTarget::Image(text) => self.base(text)?.into_base(),
+            FromTarget::Stage(index) => self.finished(*index)?.image.clone().into_base(),
         };
         let mut state = StageState { image, has_cmd: false };
         for step in &stage.steps {

@@ -19,7 +19,8 @@ struct Table(Vec<Vec<String>>);
 impl Table {
     fn read(view: &View, path: &str) -> Result<Self, Failure> {
         let bytes = view.read(path).map_err(disk(format!("`{path}` of the image")))?.unwrap_or_default();
-        let lines = String::from_utf8_lossy(&bytes).lines().map(|line| line.split(':').map(|field| field.trim().to_owned()).collect()).collect();
+        let lines =
+            String::from_utf8_lossy(&bytes).lines().map(|line| line.split(':').map(|field| field.trim().to_owned()).collect()).collect();
         Ok(Self(lines))
     }
 

@@ -130,8 +130,7 @@ impl<R: Read> Entries<R> {
             }
             let mut header = tar::Header::new_old();
             header.as_mut_bytes().copy_from_slice(&block);
-            let sum: u32 =
-                block.iter().enumerate().map(|(at, byte)| if (148..156).contains(&at) { 32 } else { u32::from(*byte) }).sum();
+            let sum: u32 = block.iter().enumerate().map(|(at, byte)| if (148..156).contains(&at) { 32 } else { u32::from(*byte) }).sum();
             if header.cksum().map_err(|_| broken("a header has no checksum"))? != sum {
                 return Err(broken("a header's checksum is wrong"));
             }
@@ -228,8 +227,13 @@ impl<R: Read> Entries<R> {
             pieces = map;
             stored -= read;
         } else if let Some(map) = last("GNU.sparse.map") {
-            let numbers = std::str::from_utf8(map).ok().and_then(|map| map.split(',').map(|n| n.parse().ok()).collect::<Option<Vec<u64>>>());
-            pieces = numbers.ok_or_else(|| broken("a sparse map is no list of numbers"))?.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
+            let numbers =
+                std::str::from_utf8(map).ok().and_then(|map| map.split(',').map(|n| n.parse().ok()).collect::<Option<Vec<u64>>>());
+            pieces = numbers
+                .ok_or_else(|| broken("a sparse map is no list of numbers"))?
+                .chunks_exact(2)
+                .map(|pair| (pair[0], pair[1]))
+                .collect();
         }
         let total = pieces.iter().try_fold(0_u64, |sum, (_, length)| sum.checked_add(*length));
         let inside = pieces.iter().all(|(offset, length)| offset.checked_add(*length).is_some_and(|end| end <= size));
@@ -271,11 +275,8 @@ impl<R: Read> Entries<R> {
         let (mut text, mut read) = (Vec::new(), 0);
         loop {
             let lines = text.iter().filter(|byte| **byte == b'\n').count();
-            let numbers: Vec<u64> = text
-                .split(|byte| *byte == b'\n')
-                .take(lines)
-                .map_while(|line| std::str::from_utf8(line).ok()?.parse().ok())
-                .collect();
+            let numbers: Vec<u64> =
+                text.split(|byte| *byte == b'\n').take(lines).map_while(|line| std::str::from_utf8(line).ok()?.parse().ok()).collect();
             if numbers.len() < lines {
                 // what pads the last block is no number
                 let wanted = numbers.first().map_or(0, |count| count.saturating_mul(2).saturating_add(1));

@@ -289,7 +289,11 @@ impl Unpacker<'_> {
                     _ => error,
                 })?;
                 split.hash(buffer);
-                if sparse { file.write_all_at(buffer, offset + done)? } else { file.write_all(buffer)? }
+                if sparse {
+                    file.write_all_at(buffer, offset + done)?
+                } else {
+                    file.write_all(buffer)?
+                }
                 done += want as u64;
             }
         }

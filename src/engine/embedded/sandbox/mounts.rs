@@ -206,7 +206,8 @@ impl Inside {
                 if wanted.read_only {
                     flags |= MsFlags::MS_RDONLY;
                 }
-                return mount(Some("tmpfs"), &*own(&fd), Some("tmpfs"), flags, Some(format!("mode=1777{size}").as_str())).map_err(broken(what()));
+                return mount(Some("tmpfs"), &*own(&fd), Some("tmpfs"), flags, Some(format!("mode=1777{size}").as_str()))
+                    .map_err(broken(what()));
             }
             What::Host(path) => nix::fcntl::open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).map_err(broken(what()))?,
             What::Content { bytes, mode, uid, gid } => {
@@ -247,4 +248,3 @@ fn restore_times(path: &Path, before: &std::fs::Metadata) {
     let (accessed, modified) = (TimeSpec::new(before.atime(), before.atime_nsec()), TimeSpec::new(before.mtime(), before.mtime_nsec()));
     let _ = utimensat(nix::fcntl::AT_FDCWD, path, &accessed, &modified, UtimensatFlags::NoFollowSymlink);
 }
-

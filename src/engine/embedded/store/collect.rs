@@ -62,7 +62,9 @@ impl Store {
             let Some(metadata) = files::stat(&path).map_err(disk("the store"))? else { continue };
             if now - metadata.mtime() > CACHE_AGE {
                 let _ = std::fs::remove_file(&path);
-            } else if let Some(Some(layer)) = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Option<Digest>>(&bytes).ok()) {
+            } else if let Some(Some(layer)) =
+                std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Option<Digest>>(&bytes).ok())
+            {
                 needed.extend(self.layer(&[layer]));
             }
         }
