@@ -82,6 +82,8 @@ pub struct World<'a> {
     pub graph: &'a Graph<'a>,
     /// Who decides.
     pub planner: &'a Planner<'a>,
+    /// What has been decided before anything ran, in the graph's order.
+    pub plan: &'a [(NodeIndex, Decision)],
     /// The records.
     pub state: &'a State,
     /// `igraph.lock`.
@@ -256,9 +258,9 @@ impl World<'_> {
         }
     }
 
-    /// Decides about a popped node; with `--verify`, a recorded result is asked after.
-    pub(super) fn decide(&self, index: NodeIndex, values: &Lookup<'_>) -> Decision {
-        let decision = self.planner.decide(index, values);
+    /// Decides about a popped node, by what the plan has found where that holds; with `--verify`, a recorded result is asked after.
+    pub(super) fn decide(&self, index: NodeIndex, planned: Option<&Value>, values: &Lookup<'_>) -> Decision {
+        let decision = planned.map_or_else(|| self.planner.decide(index, values), |value| Decision::Fresh(value.clone()));
         match decision {
             Decision::Fresh(value) if self.options.verify => self.verified(index, value),
             other => other,

@@ -1,6 +1,6 @@
 //! Decides about one node from the settled results of the nodes it depends on.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
@@ -12,7 +12,7 @@ use crate::digest::{Digest, ImageId, Key};
 use crate::dockerfile::Configs;
 use crate::graph::{BaseNode, BaseSource, Body, GateNode, Graph, ImageNode, NamesNode, Node, NodeIndex, SUBJECT, StandIn, TestNode};
 use crate::image::ImageConfig;
-use crate::keys::{self, KeyError, Keys, Own};
+use crate::keys::{self, KeyError, Keys, Own, Shared, Watched};
 use crate::label::NodeLabel;
 use crate::problem::Problem;
 use crate::reason::Reason;
@@ -90,7 +90,8 @@ pub struct Planner<'a> {
     pub past: &'a dyn Past,
     /// The user's wishes.
     pub options: PlannerOptions,
-    owns: Mutex<BTreeMap<NodeIndex, Arc<Own>>>,
+    owns: Mutex<HashMap<NodeIndex, Kept>>,
+    shared: Shared,
     /// Results that this run made necessary again: needed, and nowhere to be had.
     lost: Mutex<BTreeMap<NodeIndex, String>>,
 }
@@ -101,25 +102,31 @@ pub type Values<'v> = dyn Fn(NodeIndex) -> Option<Value> + Sync + 'v;
 impl<'a> Planner<'a> {
     /// A planner that has looked at nothing yet.
     pub fn new(graph: &'a Graph<'a>, keys: Keys<'a>, past: &'a dyn Past, options: PlannerOptions) -> Self {
-        Self { graph, keys, past, options, owns: Mutex::default(), lost: Mutex::default() }
+        Self { graph, keys, past, options, owns: Mutex::default(), shared: Shared::default(), lost: Mutex::default() }
     }
 
     /// Decides about all nodes, in order, without running any: by position in [`Graph::order`].
     pub fn plan(&self) -> Vec<(NodeIndex, Decision)> {
-        let order = self.graph.order();
-        let mut values: BTreeMap<NodeIndex, Value> = BTreeMap::new();
-        let mut decided: BTreeMap<NodeIndex, Decision> = BTreeMap::new();
+        let mut decided: Vec<Option<Decision>> = Vec::new();
+        decided.resize_with(self.graph.len(), || None);
         for level in levels(self.graph) {
-            let lookup = |index: NodeIndex| values.get(&index).cloned();
-            let decisions: Vec<(NodeIndex, Decision)> = level.par_iter().map(|index| (*index, self.decide(*index, &lookup))).collect();
-            for (index, decision) in decisions {
-                if let Decision::Fresh(value) = &decision {
-                    values.insert(index, value.clone());
+            let lookup = |index: NodeIndex| match &decided[index.index()] {
+                Some(Decision::Fresh(value)) => Some(value.clone()),
+                _ => None,
+            };
+            let decide = |index: &NodeIndex| {
+                let decision = self.decide(*index, &lookup);
+                if matches!(decision, Decision::Fresh(_)) {
+                    self.let_go(*index);
                 }
-                decided.insert(index, decision);
+                (*index, decision)
+            };
+            let decisions: Vec<(NodeIndex, Decision)> = level.par_iter().map(decide).collect();
+            for (index, decision) in decisions {
+                decided[index.index()] = Some(decision);
             }
         }
-        order.iter().filter_map(|index| decided.remove(index).map(|decision| (*index, decision))).collect()
+        self.graph.order().iter().filter_map(|index| decided[index.index()].take().map(|decision| (*index, decision))).collect()
     }
 
     /// Marks a result as needed by `needed_by` and nowhere to be had: the node has to run.
@@ -132,9 +139,33 @@ impl<'a> Planner<'a> {
         self.lost.lock().unwrap_or_else(PoisonError::into_inner).remove(&node);
     }
 
-    /// A node's own components and files, once they could be had.
+    /// Whether a result was lost in this run, and is not made again yet.
+    pub fn is_lost(&self, node: NodeIndex) -> bool {
+        self.lost(node).is_some()
+    }
+
+    /// A node's own components and files, once they could be had; of one that is fresh only its [`Self::traces`] are kept.
     pub fn own(&self, node: NodeIndex) -> Option<Arc<Own>> {
-        self.owns.lock().unwrap_or_else(PoisonError::into_inner).get(&node).cloned()
+        match self.owns.lock().unwrap_or_else(PoisonError::into_inner).get(&node)? {
+            Kept::Whole(own) => Some(own.clone()),
+            Kept::Traces(_) => None,
+        }
+    }
+
+    /// What is known of a node's own components and files, once they could be had.
+    pub fn traces(&self, node: NodeIndex) -> Option<Arc<Traces>> {
+        match self.owns.lock().unwrap_or_else(PoisonError::into_inner).get(&node)? {
+            Kept::Whole(own) => Some(Arc::new(Traces::of(own))),
+            Kept::Traces(traces) => Some(traces.clone()),
+        }
+    }
+
+    /// Keeps no more than traces of a node: there are thousands, and few run.
+    fn let_go(&self, node: NodeIndex) {
+        if let Some(own) = self.own(node) {
+            let traces = Kept::Traces(Arc::new(Traces::of(&own)));
+            self.owns.lock().unwrap_or_else(PoisonError::into_inner).insert(node, traces);
+        }
     }
 
     /// The key and all components of a step, from the settled values of what it depends on; `None` while those are not known.
@@ -156,7 +187,7 @@ impl<'a> Planner<'a> {
                 }
             }
             Body::Test(test) => {
-                let own = self.own_of(index, &subject_and(test), values, |configs| self.keys.test(test, &node.platform, configs)).ok()?;
+                let own = self.own_of(index, &subject_and(test), values, |configs| self.keys.test(test, &node.platform, configs, &self.shared)).ok()?;
                 let Some(Value::Image { image: subject, .. }) = values(test.subject) else { return None };
                 match self.dependencies(node, &test.parents, values) {
                     (dependencies, None) => own.with(dependencies.into_iter().chain([Component::new("subject", subject.to_string())])),
@@ -233,7 +264,7 @@ impl<'a> Planner<'a> {
     }
 
     fn test(&self, index: NodeIndex, node: &Node<'_>, test: &TestNode<'_>, values: &Values<'_>) -> Decision {
-        let own = match self.own_of(index, &subject_and(test), values, |configs| self.keys.test(test, &node.platform, configs)) {
+        let own = match self.own_of(index, &subject_and(test), values, |configs| self.keys.test(test, &node.platform, configs, &self.shared)) {
             Ok(own) => own,
             Err(decision) => return *decision,
         };
@@ -470,13 +501,40 @@ impl<'a> Planner<'a> {
 
     fn keep(&self, index: NodeIndex, own: Own) -> Arc<Own> {
         let own = Arc::new(own);
-        self.owns.lock().unwrap_or_else(PoisonError::into_inner).insert(index, own.clone());
+        self.owns.lock().unwrap_or_else(PoisonError::into_inner).insert(index, Kept::Whole(own.clone()));
         own
     }
 
     /// Forgets what was computed of a node, since what it stands on has changed.
     pub fn forget(&self, index: NodeIndex) {
         self.owns.lock().unwrap_or_else(PoisonError::into_inner).remove(&index);
+        self.shared.clear();
+    }
+}
+
+/// What is kept of a node's own components and files.
+enum Kept {
+    Whole(Arc<Own>),
+    Traces(Arc<Traces>),
+}
+
+/// What is left of a node's own components and files when nothing needs them any more.
+pub struct Traces {
+    /// Digest of the components: whether two looks saw the same.
+    pub own: Key,
+    files: Arc<[Watched]>,
+    more: Box<[Watched]>,
+}
+
+impl Traces {
+    fn of(own: &Own) -> Self {
+        let own_key = key_of(&mut own.components.clone());
+        Self { own: own_key, files: own.inputs.watched.clone(), more: own.more.clone().into() }
+    }
+
+    /// All paths that the answer relied on.
+    pub fn watched(&self) -> impl Iterator<Item = &Watched> {
+        self.files.iter().chain(&self.more)
     }
 }
 
@@ -510,11 +568,11 @@ impl Configs for SettledConfigs<'_> {
 
 /// Nodes by the length of the longest path below them: those of one level depend on none of each other.
 fn levels(graph: &Graph<'_>) -> Vec<Vec<NodeIndex>> {
-    let mut level_of: BTreeMap<NodeIndex, usize> = BTreeMap::new();
+    let mut level_of = vec![0; graph.len()];
     let mut levels: Vec<Vec<NodeIndex>> = Vec::new();
     for index in graph.order() {
-        let level = graph.dependencies(*index).iter().filter_map(|needed| level_of.get(needed)).max().map_or(0, |below| below + 1);
-        level_of.insert(*index, level);
+        let level = graph.dependencies(*index).iter().map(|needed| level_of[needed.index()]).max().map_or(0, |below: usize| below + 1);
+        level_of[index.index()] = level;
         if levels.len() == level {
             levels.push(Vec::new());
         }

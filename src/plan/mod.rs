@@ -7,6 +7,6 @@ mod records;
 pub mod tested;
 
 pub(crate) use decide::subject_and;
-pub use decide::{Decision, Planner, PlannerOptions, Value, Values};
+pub use decide::{Decision, Planner, PlannerOptions, Traces, Value, Values};
 pub use past::{LockedBase, NameScope, Past, PastName, PastResult};
 pub use records::Records;
