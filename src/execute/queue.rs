@@ -161,18 +161,18 @@ impl Queue {
     }
 
     /// Puts a node that is done well, and all that stands on it and is done well or has not started, back to the start:
-    /// its result is needed and nowhere to be had. Returns the nodes put back. A running node, and `asker`, which found
-    /// out, goes back too when it depends on `node`; running ones go on and finish.
+    /// its result is needed and nowhere to be had. Returns the nodes put back; none where the node is not done well, since it is then
+    /// on its way again already. `asker`, which found out, goes back too when it is reached; other running nodes go on and finish.
     pub fn reopen(&mut self, node: NodeIndex, asker: NodeIndex) -> Vec<NodeIndex> {
         let mut reopened = Vec::new();
-        let mut todo = vec![node];
+        let mut todo = if self.states[node] == State::Good { vec![node] } else { Vec::new() };
         while let Some(next) = todo.pop() {
             let back = match self.states[next] {
-                State::Good | State::Ready => true,
+                State::Good | State::Ready | State::Waiting(_) => true,
                 State::Running => next == asker,
-                State::Waiting(_) | State::Bad | State::Skipped { .. } => false,
+                State::Bad | State::Skipped { .. } => false,
             };
-            if (back || matches!(self.states[next], State::Waiting(_))) && !reopened.contains(&next) {
+            if back && !reopened.contains(&next) {
                 reopened.push(next);
                 todo.extend(&self.dependants[next]);
             }
@@ -181,11 +181,32 @@ impl Queue {
             self.transition(*next, State::Waiting(usize::MAX));
         }
         for next in &reopened {
-            let open = self.dependencies[*next].iter().filter(|dependency| self.states[**dependency] != State::Good).count();
-            self.transition(*next, if open == 0 { State::Ready } else { State::Waiting(open) });
+            self.wait(*next);
         }
         reopened.sort_unstable();
         reopened
+    }
+
+    /// Puts a running node back to wait for those of its dependencies that are not done well (any more).
+    ///
+    /// # Errors
+    /// With the cause, where one of them is done badly: the node stays as it is, to be finished.
+    pub fn put_back(&mut self, node: NodeIndex) -> Result<(), NodeIndex> {
+        debug_assert_eq!(self.states[node], State::Running);
+        for dependency in &self.dependencies[node] {
+            match self.states[*dependency] {
+                State::Bad => return Err(*dependency),
+                State::Skipped { cause } => return Err(cause),
+                State::Waiting(_) | State::Ready | State::Running | State::Good => {}
+            }
+        }
+        self.wait(node);
+        Ok(())
+    }
+
+    fn wait(&mut self, node: NodeIndex) {
+        let open = self.dependencies[node].iter().filter(|dependency| self.states[**dependency] != State::Good).count();
+        self.transition(node, if open == 0 { State::Ready } else { State::Waiting(open) });
     }
 
     /// The one place where a state changes.
@@ -292,6 +313,40 @@ mod tests {
             }
             prop_assert!(queue.is_done());
             prop_assert_eq!(order.len(), len);
+        }
+    }
+
+    proptest! {
+        /// Many run at once; each may find that a result it stands on is lost, whatever has become of that node meanwhile.
+        #[test]
+        fn what_finds_a_loss_goes_back_or_ends((edges, weights, fails, choices) in worlds()) {
+            let mut queue = Queue::new(edges.clone(), &weights);
+            let mut choices = choices.into_iter().cycle();
+            let mut choose = |among: usize| usize::from(choices.next().unwrap_or(0)) % among;
+            let mut losses = 12;
+            let mut running: Vec<usize> = Vec::new();
+            while !queue.is_done() {
+                if choose(2) == 0 || running.is_empty() {
+                    if let Some(node) = queue.pop() {
+                        running.push(node);
+                        continue;
+                    }
+                }
+                prop_assert!(!running.is_empty(), "stuck");
+                let node = running.swap_remove(choose(running.len()));
+                let missing = edges[node].get(choose(4)).copied().filter(|_| losses > 0);
+                match missing {
+                    Some(missing) => {
+                        losses -= 1;
+                        queue.reopen(missing, node);
+                        if queue.state(node) == State::Running && queue.put_back(node).is_err() {
+                            queue.finish(node, false);
+                        }
+                    }
+                    None => drop(queue.finish(node, !fails[node])),
+                }
+            }
+            prop_assert_eq!((queue.running(), running.len()), (0, 0));
         }
     }
 

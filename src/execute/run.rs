@@ -1,11 +1,12 @@
 //! The main loop: pops ready nodes, decides, hands what must run to slots, records how each ended.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
 use std::sync::mpsc;
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
-use super::queue::Queue;
+use super::queue::{Queue, State};
 use super::world::{Job, JobEnd, StepEnd, World};
 use super::{bases, builds, names, tests_of};
 use crate::digest::ImageId;
@@ -36,6 +37,10 @@ struct Loop<'a, 'w> {
     position: BTreeMap<NodeIndex, usize>,
     ends: BTreeMap<NodeIndex, JobEnd>,
     losses: BTreeMap<NodeIndex, u32>,
+    /// Counts starts and ends, so that it can be told which came first.
+    moment: u64,
+    started: BTreeMap<NodeIndex, u64>,
+    settled: BTreeMap<NodeIndex, u64>,
     draining: bool,
 }
 
@@ -54,19 +59,25 @@ pub fn run(world: &World<'_>) -> RunEnd {
         position,
         ends: BTreeMap::new(),
         losses: BTreeMap::new(),
+        moment: 0,
+        started: BTreeMap::new(),
+        settled: BTreeMap::new(),
         draining: false,
     };
     std::thread::scope(|scope| {
-        let (sender, receiver) = mpsc::channel::<(NodeIndex, JobEnd)>();
+        let (sender, receiver) = mpsc::channel::<(NodeIndex, std::thread::Result<JobEnd>)>();
         loop {
             while state.queue.running() < world.options.jobs.max(1) && !state.stopping() {
                 let Some(at) = state.queue.pop() else { break };
                 let index = state.nodes[at];
                 if let Some(job) = state.decide(index) {
+                    state.moment += 1;
+                    state.started.insert(index, state.moment);
                     let sender = sender.clone();
                     let values = state.values;
                     scope.spawn(move || {
-                        let end = perform(world, index, &job, values);
+                        // a panic that is told nobody would be waited for without end
+                        let end = std::panic::catch_unwind(AssertUnwindSafe(|| perform(world, index, &job, values)));
                         // the receiver outlives every job
                         let _ = sender.send((index, end));
                     });
@@ -83,7 +94,11 @@ pub fn run(world: &World<'_>) -> RunEnd {
             }
             // wakes up now and then, so that a cancelled run stops waiting nodes at once
             match receiver.recv_timeout(Duration::from_millis(200)) {
-                Ok((index, end)) => state.settle(index, end),
+                Ok((index, Ok(end))) => state.settle(index, end),
+                Ok((_, Err(panic))) => {
+                    world.cancel.cancel();
+                    std::panic::resume_unwind(panic);
+                }
                 Err(_) => continue,
             }
         }
@@ -146,6 +161,10 @@ impl Loop<'_, '_> {
     fn settle(&mut self, index: NodeIndex, end: JobEnd) {
         let at = self.position[&index];
         if let Some(lost) = end.lost {
+            if self.is_new(lost, index) {
+                self.put_back(index);
+                return;
+            }
             let losses = self.losses.entry(lost).or_default();
             *losses += 1;
             if *losses <= LOSSES {
@@ -160,6 +179,8 @@ impl Loop<'_, '_> {
             return;
         }
         if let Some(value) = &end.value {
+            self.moment += 1;
+            self.settled.insert(index, self.moment);
             self.values.write().unwrap_or_else(PoisonError::into_inner).insert(index, value.clone());
             self.world.planner.regained(index);
         }
@@ -181,6 +202,24 @@ impl Loop<'_, '_> {
         }
     }
 
+    /// Whether another step has told of the loss before: the node is on its way again, or has ended since `asker` started.
+    fn is_new(&self, lost: NodeIndex, asker: NodeIndex) -> bool {
+        self.queue.state(self.position[&lost]) != State::Good || self.settled.get(&lost) > self.started.get(&asker)
+    }
+
+    /// A node that could not go on waits for what it needs; where that has failed, it is skipped.
+    fn put_back(&mut self, index: NodeIndex) {
+        self.world.planner.forget(index);
+        if let Err(cause) = self.queue.put_back(self.position[&index]) {
+            let cause = self.nodes[cause];
+            let end = match self.ends.get(&cause) {
+                Some(end) if !self.stopping() => JobEnd::skipped(self.world.cause(cause, end)),
+                _ => JobEnd::cancelled(),
+            };
+            self.settle(index, end);
+        }
+    }
+
     /// A result that is needed is nowhere: its node, and what stands on it, go back to the start.
     fn reopen(&mut self, lost: NodeIndex, asker: NodeIndex) {
         let needed_by = self.world.graph.node(asker).label().to_string();
@@ -192,6 +231,10 @@ impl Loop<'_, '_> {
             values.remove(&index);
             self.ends.remove(&index);
             self.world.planner.forget(index);
+        }
+        drop(values);
+        if self.queue.state(self.position[&asker]) == State::Running {
+            self.put_back(asker);
         }
     }
 

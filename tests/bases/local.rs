@@ -153,7 +153,7 @@ fn a_command_that_leaves_a_program_behind_is_not_waited_for() {
 }
 
 /// Waits for a file that a program in the background writes.
-fn wait_for(path: &PathBuf) {
+fn wait_for(path: &std::path::Path) {
     while !exists(path) {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
