@@ -33,6 +33,14 @@ pub(super) fn tag(world: &World<'_>, index: NodeIndex, names: &NamesNode, job: &
     let lost = LostNode::default();
     let attempts = attempts::attempt(world, &label, &terms(world), |attempt, _| {
         let image = image_of(world, names, lookup, attempt, &lost)?;
+        if image.id != tested.image() {
+            let message = format!(
+                "{} was built again after its tests: {} is not what they passed for",
+                world.graph.node(names.image).owner,
+                image.id
+            );
+            return Err(Failure::infra(message).retry(crate::failure::Retry::Never).hint("run igraph again: it tests the new image first"));
+        }
         let engine = world.engine.engine()?;
         for name in &stale {
             engine.tag(&image, &name.reference)?;
