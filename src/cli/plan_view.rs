@@ -66,7 +66,6 @@ pub fn show(planner: &Planner<'_>, plan: &[(NodeIndex, Decision)], args: &Verb, 
     for step in steps.iter().filter(|step| step.decision != "fresh" || context.global.verbose) {
         let notes: Vec<String> = step.reasons.iter().map(ToString::to_string).collect();
         let note = match &step.detail {
-            Some(detail) if step.decision == "maybe" => format!("when {detail} is settled"),
             Some(detail) => detail.clone(),
             None => notes.join("; "),
         };

@@ -32,15 +32,7 @@ pub(super) fn tag(world: &World<'_>, index: NodeIndex, names: &NamesNode, job: &
     let stale = stale(world, index, names, &tested, NameScope::Local);
     let lost = LostNode::default();
     let attempts = attempts::attempt(world, &label, &terms(world), |attempt, _| {
-        let image = image_of(world, names, lookup, attempt, &lost)?;
-        if image.id != tested.image() {
-            let message = format!(
-                "{} was built again after its tests: {} is not what they passed for",
-                world.graph.node(names.image).owner,
-                image.id
-            );
-            return Err(Failure::infra(message).retry(crate::failure::Retry::Never).hint("run igraph again: it tests the new image first"));
-        }
+        let image = image_of(world, names, &tested, attempt, &lost)?;
         let engine = world.engine.engine()?;
         for name in &stale {
             engine.tag(&image, &name.reference)?;
@@ -123,14 +115,9 @@ fn terms(world: &World<'_>) -> Terms {
     Terms { policy: world.policy(&world.catalogue.workspace.retries), step_too: false, timeout: world.options.timeout }
 }
 
-fn image_of(
-    world: &World<'_>,
-    names: &NamesNode,
-    lookup: &Lookup<'_>,
-    attempt: &Attempt<'_>,
-    lost: &LostNode,
-) -> Result<EngineImage, Failure> {
-    world.image_of(names.image, lookup, attempt).map_err(|missing: Missing| lost.keep(missing))
+/// The very image that was tested: what its node has come to since does not count.
+fn image_of(world: &World<'_>, names: &NamesNode, tested: &Tested, attempt: &Attempt<'_>, lost: &LostNode) -> Result<EngineImage, Failure> {
+    world.image_with(names.image, tested.image(), None, attempt).map_err(|missing: Missing| lost.keep(missing))
 }
 
 /// The record of a name that points where it should.
@@ -348,7 +335,7 @@ impl Publication<'_> {
 
     /// Takes config and unknown layers of the image out of the engine, with those of the other images that wait to be pushed.
     fn export(&self, image: ImageId) -> Result<(), Failure> {
-        let held = image_of(self.world, self.names, self.lookup, self.attempt, self.lost)?;
+        let held = image_of(self.world, self.names, self.tested, self.attempt, self.lost)?;
         let folder = self.world.state.folder().bases();
         let unknown = self.unknown_layers(image)?;
         let local = self.local_layers(&unknown, &folder)?;
@@ -541,7 +528,7 @@ impl LayerProvider for Provider<'_> {
         }
         // the record knew a place for it that has it no more: then this layer alone is taken out
         let world = self.publication.world;
-        let held = image_of(world, self.publication.names, self.publication.lookup, self.publication.attempt, self.publication.lost)?;
+        let held = image_of(world, self.publication.names, self.publication.tested, self.publication.attempt, self.publication.lost)?;
         let engine = world.engine.engine()?;
         let wanted: BTreeSet<Digest> = self.diff_ids.iter().copied().filter(|layer| *layer == diff_id).collect();
         world.held.spool.fetch(&world.state.folder().bases(), engine.as_ref(), &held, &wanted, Vec::new, self.publication.attempt)?;

@@ -123,6 +123,8 @@ pub struct Held {
     resolving: Turns<(Reference, Platform)>,
     /// Whose turn it is to publish, by repository.
     repositories: Turns<String>,
+    /// How many attempts each step has made, so that each has a log of its own.
+    pub(super) attempts: Mutex<BTreeMap<NodeLabel, u32>>,
     /// Randomness for waits: the state of a small generator.
     chance: Mutex<u64>,
 }
@@ -135,6 +137,7 @@ impl Held {
             spool: Spool::default(),
             resolving: Mutex::default(),
             repositories: Mutex::default(),
+            attempts: Mutex::default(),
             chance: Mutex::new(now.0.unsigned_abs()),
         }
     }
@@ -148,6 +151,14 @@ impl Held {
     /// Held by who publishes into a repository.
     pub(super) fn repository(&self, name: &str) -> Arc<Mutex<()>> {
         self.repositories.lock().unwrap_or_else(PoisonError::into_inner).entry(name.to_owned()).or_default().clone()
+    }
+
+    /// The number of a step's next attempt, from 1.
+    pub(super) fn next_attempt(&self, step: &NodeLabel) -> u32 {
+        let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = attempts.entry(step.clone()).or_default();
+        *number += 1;
+        *number
     }
 }
 
@@ -188,6 +199,8 @@ pub(super) struct JobEnd {
     pub duration_ms: u64,
     /// A node whose result it needs and nobody has.
     pub lost: Option<NodeIndex>,
+    /// Its files changed while they were read: it is to be decided about again, under another key.
+    pub overtaken: bool,
 }
 
 /// Looks up settled values.
@@ -257,11 +270,13 @@ impl World<'_> {
     }
 
     /// Decides about a popped node; with `--verify`, a recorded result is asked after.
-    pub(super) fn decide(&self, index: NodeIndex, values: &Lookup<'_>) -> Decision {
-        let decision = self.planner.decide(index, values);
-        match decision {
-            Decision::Fresh(value) if self.options.verify => self.verified(index, value),
-            other => other,
+    ///
+    /// # Errors
+    /// Where that can't be asked.
+    pub(super) fn decide(&self, index: NodeIndex, values: &Lookup<'_>) -> Result<Decision, Failure> {
+        match self.planner.decide(index, values) {
+            Decision::Fresh(value) if self.options.verify => self.verified(index, value, values),
+            other => Ok(other),
         }
     }
 

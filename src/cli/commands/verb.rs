@@ -104,7 +104,7 @@ pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>)
             reporting::tell_fresh(&args.output, context, clock, began, fresh_steps(&graph, &plan))?;
         }
         // closing the records may write, and only what is settled is kept
-        let kept = witness.map(|witness| (witness, planner, plan));
+        let kept = witness.filter(|_| selection.warnings.is_empty()).map(|witness| (witness, planner, plan));
         drop(writer);
         if let Some((witness, planner, plan)) = kept {
             witness.keep(&line, &bench, &planner, &plan);

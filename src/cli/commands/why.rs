@@ -213,7 +213,7 @@ impl Explanation<'_> {
                 }
                 self.instructions(decision)?;
             }
-            Decision::Maybe(waits) => printer.line(format_args!("{label} may run: that shows when {waits} is settled"))?,
+            Decision::Maybe(waits) => printer.line(format_args!("{label} may run: {waits}"))?,
             Decision::Blocked(reason) => printer.line(format_args!("{label} is blocked: {reason}"))?,
             Decision::Broken(problems) => return Err(Error::Problems(problems.clone())),
         }

@@ -45,9 +45,7 @@ impl ReadError {
     /// As a failure: another attempt sees the new content, under a new key.
     pub(super) fn failure(self) -> Failure {
         match self {
-            Self::Changed(path) => {
-                Failure::infra(format!("`{path}` changed while it was read")).hint("the next run sees it as it is then, under another key")
-            }
+            Self::Changed(path) => Failure::overtaken(&path),
             Self::Stopped(error) => Failure::infra(format!("the context could not be sent: {error}")),
         }
     }
