@@ -39,6 +39,7 @@ pub fn steps(planner: &Planner<'_>, plan: &[(NodeIndex, Decision)]) -> Vec<Plann
         for (label, kind) in planner.graph.node(*index).steps() {
             let (word, reasons, detail) = match decision {
                 Decision::Fresh(_) => ("fresh", Vec::new(), None),
+                Decision::Run { .. } if decision.spares(&label) => ("fresh", Vec::new(), None),
                 Decision::Run { reasons, .. } => ("run", reasons_of_step(reasons, &label), None),
                 Decision::Maybe(waits) => ("maybe", Vec::new(), Some(waits.clone())),
                 Decision::Blocked(reason) => ("blocked", Vec::new(), Some(reason.clone())),

@@ -11,7 +11,7 @@ use crate::digest::ImageId;
 use crate::engine::Attempt;
 use crate::event::Stream;
 use crate::failure::{Failure, FailureClass, Retry};
-use crate::graph::{Body, NodeIndex};
+use crate::graph::{Body, ImageName, NodeIndex};
 use crate::image::{EngineImage, ImageSource};
 use crate::plan::{Decision, Value};
 use crate::reason::Reason;
@@ -134,38 +134,33 @@ impl World<'_> {
     /// Where neither can be asked: then nothing is known, and nothing said.
     pub(super) fn verified(&self, index: NodeIndex, value: Value, values: &Lookup<'_>) -> Result<Decision, Failure> {
         let node = self.graph.node(index);
-        let missing = match (&node.body, &value) {
+        let mut missing = Vec::new();
+        match (&node.body, &value) {
             (Body::Image(_), Value::Image { image, .. }) if !self.is_somewhere(*image)? => {
                 self.planner.lose(index, "--verify".to_owned());
                 return Ok(self.planner.decide(index, values));
             }
             (Body::Tags(names), _) => {
-                let mut moved = None;
                 for name in &names.names {
                     let held = self.engine.engine()?.named(&name.reference)?;
                     let expected = self.planner.past.name(crate::plan::NameScope::Local, &name.reference).map(|past| past.image);
-                    moved = moved.or((held != expected).then_some(name));
+                    missing.extend((held != expected).then_some(name));
                 }
-                moved
             }
             (Body::Pushes(names), _) => {
-                let mut moved = None;
                 for name in &names.names {
                     let expected = self.state.pushed(&name.reference).map_err(|error| record_failure(&error))?;
                     let found = self.registry.head_manifest(&name.reference, self.cancel)?.map(|found| found.digest);
-                    moved = moved.or((found != expected).then_some(name));
+                    missing.extend((found != expected).then_some(name));
                 }
-                moved
             }
-            _ => None,
-        };
-        Ok(match missing {
-            None => Decision::Fresh(value),
-            Some(name) => {
-                let reasons = vec![Reason::NotThere { what: name.reference.familiar() }];
-                Decision::Run { reasons, key: None, no_cache: false }
-            }
-        })
+            _ => {}
+        }
+        if missing.is_empty() {
+            return Ok(Decision::Fresh(value));
+        }
+        let gone = |name: &ImageName| Reason::NotThere { what: name.reference.familiar(), written: Some(name.written.to_string()) };
+        Ok(Decision::Run { reasons: missing.into_iter().map(gone).collect(), key: None, no_cache: false })
     }
 
     /// Whether the engine, or a registry that it was pushed to or pulled from, has the image.

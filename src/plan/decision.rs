@@ -6,8 +6,9 @@ use super::tested::PassedTest;
 use crate::component::Component;
 use crate::digest::{Digest, ImageId, Key};
 use crate::graph::{Graph, NodeIndex};
+use crate::label::NodeLabel;
 use crate::problem::Problem;
-use crate::reason::Reason;
+use crate::reason::{Reason, reasons_of_step};
 use crate::reference::Reference;
 
 /// What a node came to: all that its dependants' keys and steps need.
@@ -59,6 +60,18 @@ pub enum Decision {
     Blocked(String),
     /// Its definition or files are broken.
     Broken(Vec<Problem>),
+}
+
+impl Decision {
+    /// Whether a node runs, but not this step of it: a name that points where it should, while another name of the image moves.
+    pub fn spares(&self, step: &NodeLabel) -> bool {
+        match (self, step) {
+            (Self::Run { reasons, .. }, NodeLabel::Tag(..) | NodeLabel::Push(..)) => {
+                !reasons.is_empty() && reasons_of_step(reasons, step).is_empty()
+            }
+            _ => false,
+        }
+    }
 }
 
 /// What the user wants of this run.

@@ -20,12 +20,14 @@ impl StateFolder {
         Self { path: path.into() }
     }
 
-    /// Makes the folder, and the `.gitignore` in it by which git passes it over, where they are missing.
+    /// Makes the folder with its place for root filesystems and layers, and the `.gitignore` by which git passes it over, where they
+    /// are missing.
     ///
     /// # Errors
     /// Where they can't be written.
     pub fn create(&self) -> Result<(), RecordError> {
-        fs::create_dir_all(&self.path).map_err(|source| RecordError::io("create", &self.path, source))?;
+        let bases = self.bases();
+        fs::create_dir_all(&bases).map_err(|source| RecordError::io("create", &bases, source))?;
         let ignore = self.path.join(".gitignore");
         if !ignore.exists() {
             replace(&ignore, b"*\n")?;
@@ -63,7 +65,7 @@ impl StateFolder {
         self.path.join("file-digests")
     }
 
-    /// The folder of snapshots.
+    /// Root filesystems that commands made, and layers on their way to a registry.
     pub fn bases(&self) -> PathBuf {
         self.path.join("bases")
     }
@@ -182,6 +184,6 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         fs::write(temp.path().join("file"), "").unwrap();
         let error = StateFolder::new(temp.path().join("file/igraph-out")).create().unwrap_err();
-        assert!(error.to_string().contains("file/igraph-out`: not a directory"), "{error}");
+        assert!(error.to_string().contains("file/igraph-out/bases`: not a directory"), "{error}");
     }
 }

@@ -24,7 +24,6 @@ use crate::label::NodeLabel;
 use crate::lock::{LOCK_FILE, LockFile};
 use crate::plan::{Decision, Planner, PlannerOptions, Records, Value};
 use crate::problem::Problem;
-use crate::reason::reasons_of_step;
 use crate::record::{Recorder, State};
 use crate::registry::Client;
 use crate::report;
@@ -207,7 +206,7 @@ impl Summary {
                 *summary.scope.of(kind) += 1;
                 match decision {
                     // of an image's names, those that are right stay
-                    Decision::Run { reasons, .. } if !reasons.is_empty() && reasons_of_step(reasons, &step).is_empty() => {}
+                    Decision::Run { .. } if decision.spares(&step) => {}
                     Decision::Fresh(_) | Decision::Blocked(_) | Decision::Broken(_) => {}
                     Decision::Run { .. } => *summary.stale.of(kind) += 1,
                     Decision::Maybe(_) => *summary.maybe.of(kind) += 1,
