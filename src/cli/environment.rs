@@ -86,6 +86,8 @@ pub struct Environment {
     pub path: Option<OsString>,
     /// igraph's own tests run against an engine that only pretends.
     pub fake_engine: bool,
+    /// igraph's own tests let `--watch` poll.
+    pub poll: bool,
     /// Where that engine writes its calls.
     pub fake_log: Option<PathBuf>,
     /// What the streams are.
@@ -122,6 +124,7 @@ impl Environment {
             columns: text(COLUMNS).and_then(|value| value.parse().ok()).filter(|columns| *columns > 0),
             path: lookup(PATH),
             fake_engine: text("IGRAPH_TEST_ENGINE").is_some_and(|value| value == "fake"),
+            poll: text("IGRAPH_TEST_WATCH").is_some_and(|value| value == "poll"),
             fake_log: path("IGRAPH_FAKE_LOG"),
             terminals: Terminals::default(),
         }

@@ -34,7 +34,7 @@ pub const OUT: &str = "igraph-out";
 /// A loaded workspace.
 pub struct Workbench<'a> {
     pub context: &'a Context<'a>,
-    pub catalogue: Catalogue,
+    pub catalogue: Arc<Catalogue>,
     pub folder: StateFolder,
     pub platform: Platform,
     /// Where relative patterns start.
@@ -51,9 +51,14 @@ impl<'a> Workbench<'a> {
     /// Loads the workspace around the current directory.
     pub fn load(context: &'a Context<'a>) -> Result<Self, Error> {
         let root = root(context.environment)?;
-        let catalogue = spec::load(&root).map_err(Error::Problems)?;
+        let catalogue = Arc::new(spec::load(&root).map_err(Error::Problems)?);
         let here = here(context.environment, &catalogue)?;
         Ok(Self { context, folder: StateFolder::new(root.join(OUT)), platform: Platform::host(), here, catalogue })
+    }
+
+    /// A workspace that is loaded already.
+    pub fn of(context: &'a Context<'a>, catalogue: Arc<Catalogue>, here: Here) -> Self {
+        Self { context, folder: StateFolder::new(catalogue.root.join(OUT)), platform: Platform::host(), here, catalogue }
     }
 
     /// The workspace root.

@@ -142,7 +142,7 @@ impl Loop<'_, '_> {
     }
 
     fn stopping(&self) -> bool {
-        self.draining || self.world.cancel.is_cancelled()
+        self.draining || self.world.cancel.is_cancelled() || self.world.stops.drains()
     }
 
     /// Decides about a popped node: the job to run, or `None` when it has ended already.

@@ -1,7 +1,8 @@
 //! All that execution touches, handed in: graph, past, engine, registry, clock, listeners. And what a job is and how it ends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -55,6 +56,49 @@ impl<'a> LazyEngine<'a> {
     }
 }
 
+/// Stops single nodes of a run from outside, and lets a run end early: nothing new starts, what runs goes on.
+#[derive(Debug, Default)]
+pub struct Stops {
+    drains: AtomicBool,
+    running: Mutex<BTreeMap<NodeLabel, Cancel>>,
+}
+
+impl Stops {
+    /// Starts nothing new.
+    pub fn drain(&self) {
+        self.drains.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether nothing new may start.
+    pub fn drains(&self) -> bool {
+        self.drains.load(Ordering::SeqCst)
+    }
+
+    /// The nodes that run.
+    pub fn running(&self) -> BTreeSet<NodeLabel> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+
+    /// Stops a node, where it runs.
+    pub fn stop(&self, node: &NodeLabel) {
+        if let Some(cancel) = self.running.lock().unwrap_or_else(PoisonError::into_inner).get(node) {
+            cancel.cancel();
+        }
+    }
+
+    /// A node begins: what stops it, or all.
+    pub(super) fn begin(&self, node: &NodeLabel, all: &Cancel) -> Cancel {
+        let cancel = all.child();
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(node.clone(), cancel.clone());
+        cancel
+    }
+
+    /// A node has ended.
+    pub(super) fn end(&self, node: &NodeLabel) {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(node);
+    }
+}
+
 /// What the user wants of execution.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -100,6 +144,8 @@ pub struct World<'a> {
     pub durations: &'a BTreeMap<NodeLabel, u64>,
     /// Stops the run.
     pub cancel: &'a Cancel,
+    /// Stops single nodes.
+    pub stops: &'a Stops,
     /// Environment variables that build files name, read when they are used.
     pub environment: &'a (dyn Fn(&str) -> Option<String> + Sync),
     /// Proxies for RUN steps.

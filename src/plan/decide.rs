@@ -314,6 +314,7 @@ impl<'a> Planner<'a> {
                 Some(value) => Decision::Fresh(value),
                 None => self.run(index, vec![Reason::NeverBuilt], Some((key, components))),
             },
+            Some(_) if self.options.held.contains_key(&key) => Decision::Blocked(self.options.held[&key].clone()),
             Some(past) => {
                 let decision = self.run(index, vec![Reason::LastRunFailed { run: past.run }], Some((key, components)));
                 match decision {

@@ -83,6 +83,8 @@ pub struct PlannerOptions {
     pub reason: Option<String>,
     /// `--no-cache`.
     pub no_cache: bool,
+    /// Keys that are not tried now, though their last result is a failure, and why.
+    pub held: BTreeMap<Key, String>,
 }
 
 /// Looks up the settled value of a node; `None` while it is not settled.
