@@ -157,7 +157,7 @@ pub struct World {
     #[arg(long = "base", value_name = "REF=SOURCE", help_heading = "Engine and bases")]
     pub bases: Vec<StandIn>,
 
-    /// The engine: docker, or docker=URL for the daemon at that address
+    /// The engine: docker, docker=URL for the daemon at that address, or embedded
     #[arg(long, value_name = "ENGINE", help_heading = "Engine and bases")]
     pub engine: Option<EngineChoice>,
 }
@@ -495,7 +495,7 @@ pub struct Gc {
     #[arg(short = 'n', long)]
     pub dry_run: bool,
 
-    /// The engine: docker, or docker=URL for the daemon at that address
+    /// The engine: docker, docker=URL for the daemon at that address, or embedded
     #[arg(long, value_name = "ENGINE")]
     pub engine: Option<EngineChoice>,
 
@@ -507,7 +507,7 @@ pub struct Gc {
 /// Arguments of `doctor`.
 #[derive(Clone, Debug, Group)]
 pub struct Doctor {
-    /// The engine to look at: docker, or docker=URL for the daemon at that address
+    /// The engine to look at: docker, docker=URL for the daemon at that address, or embedded
     #[arg(long, value_name = "ENGINE")]
     pub engine: Option<EngineChoice>,
 }
@@ -642,7 +642,7 @@ mod tests {
         For more information, try '--help'.
         "#);
         insta::assert_snapshot!(parse("igraph test --engine podman").unwrap_err(), @r#"
-        error: invalid value 'podman' for '--engine <ENGINE>': there is no engine `podman`: write `docker` or `docker=URL`
+        error: invalid value 'podman' for '--engine <ENGINE>': there is no engine `podman`: write `docker`, `docker=URL` or `embedded`
 
         For more information, try '--help'.
         "#);

@@ -35,6 +35,7 @@ variables! {
     NO_COLOR = "NO_COLOR": "not empty: no colour";
     CI = "CI": "not empty and not `false` or `0`: --console auto is the plain console, on a terminal too";
     TERM = "TERM": "`dumb`: no colour, and --console auto is the plain console";
+    STORE = "IGRAPH_STORE": "the folder of the embedded engine's store, which workspaces may share; default: igraph-out/store";
     PATH = "PATH": "where `doctor` looks for programs, and the commands of bases are found";
     COLUMNS = "COLUMNS": "the width to cut lines of the console to, instead of the terminal's";
 }
@@ -82,6 +83,8 @@ pub struct Environment {
     pub dumb: bool,
     /// `COLUMNS`.
     pub columns: Option<usize>,
+    /// `IGRAPH_STORE`.
+    pub store: Option<PathBuf>,
     /// `PATH`.
     pub path: Option<OsString>,
     /// igraph's own tests run against an engine that only pretends.
@@ -122,6 +125,7 @@ impl Environment {
             ci: text(CI).is_some_and(|value| !matches!(value.as_str(), "0" | "false")),
             dumb: text(TERM).is_none_or(|value| value == "dumb"),
             columns: text(COLUMNS).and_then(|value| value.parse().ok()).filter(|columns| *columns > 0),
+            store: path(STORE),
             path: lookup(PATH),
             fake_engine: text("IGRAPH_TEST_ENGINE").is_some_and(|value| value == "fake"),
             poll: text("IGRAPH_TEST_WATCH").is_some_and(|value| value == "poll"),

@@ -14,6 +14,7 @@ use super::values::{EngineChoice, StandInSource};
 use crate::clock::Clock;
 use crate::engine::Engine;
 use crate::engine::docker::{self, Builder, DockerEngine, DockerOptions};
+use crate::engine::embedded::{EmbeddedEngine, EmbeddedOptions};
 use crate::engine::fake::FakeEngine;
 use crate::failure::{Failure, Retry};
 use crate::graph::{Body, Graph, StandIn, StandIns};
@@ -245,6 +246,7 @@ impl<'a> Workbench<'a> {
     pub fn engine_identity(&self, world: &args::World) -> String {
         let identity = match choice(self, world) {
             Choice::Docker(_) => DockerEngine::IDENTITY,
+            Choice::Embedded => EmbeddedEngine::IDENTITY,
             Choice::Fake => FakeEngine::IDENTITY,
         };
         format!("{} {}", identity.kind, identity.results_version)
@@ -263,6 +265,18 @@ impl<'a> Workbench<'a> {
                 let environment = self.context.environment;
                 let owner = self.owner();
                 connect(environment, host.as_deref(), owner, run, self.folder.bases())
+            }
+            Choice::Embedded => {
+                let own = self.root().join(OUT).join("store");
+                let store = self.context.environment.store.clone().unwrap_or(own);
+                let absolute = std::path::absolute(&store)
+                    .map_err(|error| Failure::infra(format!("the store `{}`: {error}", store.display())).retry(Retry::Never))?;
+                Ok(Arc::new(EmbeddedEngine::open(EmbeddedOptions {
+                    store: absolute,
+                    runner: PathBuf::from("/proc/self/exe"),
+                    owner: self.owner(),
+                    environment: Arc::new(super::environment::secret),
+                })?))
             }
             Choice::Fake => {
                 let fake = FakeEngine::new();
@@ -307,15 +321,18 @@ pub fn connect(
 
 enum Choice {
     Docker(Option<String>),
+    Embedded,
     Fake,
 }
 
 fn choice(bench: &Workbench<'_>, world: &args::World) -> Choice {
     match (&world.engine, &bench.catalogue.workspace.engine) {
         (Some(EngineChoice::Fake), _) => Choice::Fake,
+        (Some(EngineChoice::Embedded), _) => Choice::Embedded,
         (Some(EngineChoice::Docker(Some(host))), _) => Choice::Docker(Some(host.clone())),
         (_, spec::EngineChoice::Docker { host }) => Choice::Docker(host.as_deref().map(str::to_owned)),
-        (_, spec::EngineChoice::Embedded) => Choice::Docker(None),
+        (Some(EngineChoice::Docker(None)), spec::EngineChoice::Embedded) => Choice::Docker(None),
+        (None, spec::EngineChoice::Embedded) => Choice::Embedded,
     }
 }
 
