@@ -247,7 +247,8 @@ fn every_way_to_change_a_file() {
     edit("what the link leads to", true, &|world| world.write("shared/Dockerfile", "FROM base:1\nCOPY src /src\nRUN echo again\n"));
     edit("a new image", true, &|world| {
         world.write("images/app/three/Dockerfile", "FROM app:two\n");
-        world.write("images/app/BUILD.ron", &PACKAGE.replace("])", "    Image(name: \"three\", dockerfile: \"three/Dockerfile\"),\n])"));
+        world
+            .write("images/app/BUILD.ron", &PACKAGE.replace("\n])", "\n    Image(name: \"three\", dockerfile: \"three/Dockerfile\"),\n])"));
     });
     edit("a new package", true, &|world| {
         world.write("new/BUILD.ron", "Package(rules: [Image(name: \"n\", untested: \"x\")])\n");

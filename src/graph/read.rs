@@ -144,7 +144,9 @@ impl<'c> Builder<'c, '_> {
                         None if written.contains('$') => {
                             problem.hint(format!("`{written}` became that: give its arguments values, with `ARG NAME=…` or in `args`"))
                         }
-                        None if lower != written && self.target(&lower, in_test).is_ok() => problem.hint(format!("did you mean `{lower}`?")),
+                        None if lower != written && self.target(&lower, in_test).is_ok() => {
+                            problem.hint(format!("did you mean `{lower}`?"))
+                        }
                         _ => problem,
                     };
                     problems.push(problem.at(dockerfile.source(), reference.span.clone()));

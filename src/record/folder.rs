@@ -26,13 +26,13 @@ impl StateFolder {
     /// # Errors
     /// Where they can't be written.
     pub fn create(&self) -> Result<(), RecordError> {
-        let bases = self.bases();
-        fs::create_dir_all(&bases).map_err(|source| RecordError::io("create", &bases, source))?;
+        let make = |path: &Path| fs::create_dir_all(path).map_err(|source| RecordError::io("create", path, source));
+        make(&self.path)?;
         let ignore = self.path.join(".gitignore");
         if !ignore.exists() {
             replace(&ignore, b"*\n")?;
         }
-        Ok(())
+        make(&self.bases())
     }
 
     /// The folder itself.
@@ -184,6 +184,6 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         fs::write(temp.path().join("file"), "").unwrap();
         let error = StateFolder::new(temp.path().join("file/igraph-out")).create().unwrap_err();
-        assert!(error.to_string().contains("file/igraph-out/bases`: not a directory"), "{error}");
+        assert!(error.to_string().contains("file/igraph-out`: not a directory"), "{error}");
     }
 }

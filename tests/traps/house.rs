@@ -29,6 +29,9 @@ use crate::registry::Registry;
 pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
+/// Told of each attempt that begins, before anything of it is done.
+pub type OnAttempt = Arc<dyn Fn(&str) + Send + Sync>;
+
 /// How a run is made.
 #[derive(Clone, Default)]
 pub struct How {
@@ -39,8 +42,8 @@ pub struct How {
     pub fail_fast: bool,
     pub jobs: Option<usize>,
     pub cancel: Cancel,
-    /// Told of each attempt that begins, before anything of it is done.
-    pub on_attempt: Option<Arc<dyn Fn(&str) + Send + Sync>>,
+    /// See [`OnAttempt`].
+    pub on_attempt: Option<OnAttempt>,
 }
 
 pub struct House {
@@ -280,6 +283,7 @@ impl House {
                 run: &run,
                 durations: &BTreeMap::new(),
                 cancel: &how.cancel,
+                stops: &execute::Stops::default(),
                 environment: &environment,
                 proxies: &BTreeMap::new(),
                 options: Options {

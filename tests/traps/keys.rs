@@ -259,7 +259,7 @@ fn secrets_by_name_and_whether_they_are_given() {
     assert_eq!(after(&house, package(r#"secrets: {"npm": Env("PATH")}"#)), FRESH);
     house.write("p/Dockerfile", "FROM scratch\nRUN --mount=type=secret,id=pip,required=true true\n");
     let problems = house.plan(Depth::Test, &["//..."]).unwrap_err();
-    assert_eq!(problems, ["the secret `pip` is required, and the image has none of that name"]);
+    assert_eq!(problems, ["the secret `pip` is required here, and not given"]);
 }
 
 #[test]
