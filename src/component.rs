@@ -27,8 +27,17 @@ impl Component {
 /// Sorts the list in place, so that what is kept is what was hashed.
 pub fn key_of(components: &mut [Component]) -> Key {
     components.sort();
+    key_under(KEY_SCHEMA, components)
+}
+
+/// The schema that `key` was made under from the sorted `components`, if it is one up to this one.
+pub fn schema_of(key: Key, components: &[Component]) -> Option<u32> {
+    (0..=KEY_SCHEMA).rev().find(|schema| key_under(*schema, components) == key)
+}
+
+fn key_under(schema: u32, components: &[Component]) -> Key {
     let mut hasher = blake3::Hasher::new_derive_key("igraph 2026 key of a node");
-    hasher.update(&KEY_SCHEMA.to_le_bytes());
+    hasher.update(&schema.to_le_bytes());
     let mut text = |text: &str| {
         hasher.update(&(text.len() as u64).to_le_bytes());
         hasher.update(text.as_bytes());

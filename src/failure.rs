@@ -28,6 +28,8 @@ pub enum Retry {
     Never,
 }
 
+const OVERTAKEN: &str = "files that change";
+
 /// One failed attempt, as an engine or the registry client tells it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
@@ -60,6 +62,19 @@ impl Failure {
     /// The run was stopped.
     pub fn stopped() -> Self {
         Self { class: FailureClass::Stopped, retry: Retry::Never, message: "stopped".into(), hint: None, exit_code: None, group: None }
+    }
+
+    /// A file of the context is not what the key saw: another attempt needs another key.
+    pub fn overtaken(path: &str) -> Self {
+        Self::infra(format!("`{path}` changed while it was read"))
+            .retry(Retry::Never)
+            .hint("run again once nothing writes to it")
+            .group(OVERTAKEN)
+    }
+
+    /// Whether it is [`Self::overtaken`].
+    pub fn is_overtaken(&self) -> bool {
+        self.group.as_deref() == Some(OVERTAKEN)
     }
 
     /// Sets whether it may be attempted again.

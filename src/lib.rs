@@ -32,5 +32,6 @@ pub mod record;
 pub mod registry;
 pub mod report;
 pub mod spec;
+pub mod watch;
 
 pub mod cli;

@@ -5,5 +5,9 @@
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> std::process::ExitCode {
+    // a sandbox's child must stay single-threaded: nothing else may have happened by then
+    if let Some(code) = igraph::engine::embedded::enter_sandbox() {
+        return code;
+    }
     igraph::cli::main()
 }

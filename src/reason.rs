@@ -42,8 +42,12 @@ pub enum Reason {
     Forced { reason: Option<String> },
     /// Its result is needed by something that runs and can be had nowhere.
     NeededNowhere { needed_by: String },
-    /// `--verify` did not find it where the record says.
-    NotThere { what: String },
+    /// `--verify` did not find it where the record says; `written` where it is a name of an image, as its entry writes it.
+    NotThere {
+        what: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        written: Option<String>,
+    },
     /// The name points elsewhere, or nowhere, as far as the record knows.
     NameMoves { written: String, name: String, old: Option<String>, new: String },
     /// A run was killed while it moved the name, or someone else moved it since.
@@ -58,7 +62,9 @@ pub enum Reason {
 pub fn reasons_of_step(reasons: &[Reason], label: &NodeLabel) -> Vec<Reason> {
     let (NodeLabel::Tag(_, written) | NodeLabel::Push(_, written)) = label else { return reasons.to_vec() };
     let own = |reason: &&Reason| match reason {
-        Reason::NameMoves { written: other, .. } | Reason::NameInDoubt { written: other, .. } => **other == **written,
+        Reason::NameMoves { written: other, .. }
+        | Reason::NameInDoubt { written: other, .. }
+        | Reason::NotThere { written: Some(other), .. } => **other == **written,
         _ => true,
     };
     reasons.iter().filter(own).cloned().collect()
@@ -104,7 +110,7 @@ impl fmt::Display for Reason {
             Self::Forced { reason: None } => f.write_str("forced"),
             Self::Forced { reason: Some(reason) } => write!(f, "forced: {reason}"),
             Self::NeededNowhere { needed_by } => write!(f, "needed by {needed_by} and nowhere to be had"),
-            Self::NotThere { what } => write!(f, "{what} is not where it was put"),
+            Self::NotThere { what, .. } => write!(f, "{what} is not where it was put"),
             Self::NameMoves { name, old, new, .. } => write!(f, "{name}: {} → {}", Shown(old), short(new)),
             Self::NameInDoubt { name, .. } => write!(f, "{name} may point elsewhere by now"),
             Self::KeySchema { old, new } => write!(f, "key schema {old} → {new}"),

@@ -13,6 +13,7 @@ use igraph::cancel::Cancel;
 use igraph::digest::{Digest, ImageId, Key};
 use igraph::dockerfile::{self, Configs, Dockerfile, EntryKind, Ignore, Resolved};
 use igraph::engine::docker::{Builder, DockerEngine, DockerOptions, EndpointInputs, choose_endpoint};
+use igraph::engine::embedded::{EmbeddedEngine, EmbeddedOptions};
 use igraph::engine::fake::FakeEngine;
 use igraph::engine::{Attempt, BuildRequest, ContextInput, Engine, ExportSink, Network, Output, SecretSource, TestRequest};
 use igraph::event::Stream;
@@ -31,6 +32,7 @@ fn base_source() -> &'static RootfsImage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Fake,
+    Embedded,
     BuildKit,
     Classic,
 }
@@ -74,6 +76,21 @@ fn docker(daemon: &Dockerd, builder: Builder, owner: &str, run: &str, scratch: &
     .unwrap()
 }
 
+/// `None`, said loudly, where this process may not make namespaces.
+fn embedded(test: &str, store: &Path, owner: &str) -> Option<EmbeddedEngine> {
+    if !nix::unistd::geteuid().is_root() {
+        support::skip(test, "the embedded engine needs root here");
+        return None;
+    }
+    let options = EmbeddedOptions {
+        store: store.to_owned(),
+        runner: env!("CARGO_BIN_EXE_igraph").into(),
+        owner: owner.into(),
+        environment: Arc::new(|name| (name == "IGRAPH_TEST_TOKEN").then(|| "tops3cret".to_owned())),
+    };
+    Some(EmbeddedEngine::open(options).unwrap())
+}
+
 impl World {
     fn new(kind: Kind, name: &str) -> Option<Self> {
         let scratch = tempfile::tempdir().unwrap();
@@ -81,6 +98,7 @@ impl World {
         let owner = owner_of(kind, name);
         let (engine, daemon): (Box<dyn Engine>, _) = match kind {
             Kind::Fake => (Box::new(FakeEngine::new()), None),
+            Kind::Embedded => (Box::new(embedded(name, &scratch.path().join("store"), &owner)?), None),
             Kind::BuildKit | Kind::Classic => {
                 let daemon = Dockerd::shared(name)?;
                 let builder = if kind == Kind::BuildKit { Builder::BuildKit } else { Builder::Classic };
@@ -245,6 +263,11 @@ macro_rules! contract {
             }
 
             #[test]
+            fn embedded() {
+                case(Kind::Embedded);
+            }
+
+            #[test]
             fn buildkit() {
                 case(Kind::BuildKit);
             }
@@ -351,7 +374,7 @@ contract! {
             .build_with("FROM base AS other\nFROM parent\nRUN echo x\n", |asked| drop(asked.references.insert("parent".into(), parent.clone())))
             .unwrap_err();
         assert_eq!(failure.exit_code, Some(6));
-        if world.kind == Kind::BuildKit {
+        if matches!(world.kind, Kind::BuildKit | Kind::Embedded) {
             assert!(failure.message.ends_with("at ONBUILD RUN exit 6 (images/x/Dockerfile:2)"), "{failure:?}");
         }
     };
@@ -394,7 +417,7 @@ contract! {
 
     timeouts_are_step_failures: |mut world| {
         world.timeout = Some(Duration::from_millis(1500));
-        let seconds = if world.kind == Kind::BuildKit { "4712" } else { "4713" };
+        let seconds = ["4713", "4714", "4712", "4715"][world.kind as usize];
         for failure in [
             world.build(&format!("FROM base\nRUN sleep {seconds}\n")).unwrap_err(),
             world.sh(&world.base, &format!("sleep {seconds}")).unwrap_err(),
@@ -535,6 +558,10 @@ fn assert_no_process(mark: &str) {
 
 #[test]
 fn loading_twice_asks_for_no_layer() {
+    [Kind::Embedded, Kind::BuildKit].into_iter().for_each(loads_twice);
+}
+
+fn loads_twice(kind: Kind) {
     struct Sealed(RootfsImage);
     impl ImageSource for Sealed {
         fn config(&self) -> &[u8] {
@@ -547,18 +574,24 @@ fn loading_twice_asks_for_no_layer() {
             Err(Failure::infra("opened"))
         }
     }
-    let Some(world) = World::new(Kind::BuildKit, "loading_twice_asks_for_no_layer") else { return };
+    let Some(world) = World::new(kind, "loading_twice_asks_for_no_layer") else { return };
     let again = Sealed(RootfsImage::of_layers(base_source().layer_bytes().to_vec(), &["PATH=/usr/bin:/bin", "BASE=yes"]));
     let loaded = world.engine.load(&again, &world.platform, "again", &world.attempt()).unwrap();
     assert_eq!(loaded, world.base);
     // and where one must be opened, what the source says is the failure
-    let other = Sealed(RootfsImage::of_layers(base_source().layer_bytes().to_vec(), &["OTHER=1"]));
+    let mut layers = base_source().layer_bytes().to_vec();
+    layers.push(vec![0; 1024]);
+    let other = Sealed(RootfsImage::of_layers(layers, &["OTHER=1"]));
     assert_eq!(world.engine.load(&other, &world.platform, "other", &world.attempt()).unwrap_err().message, "opened");
 }
 
 #[test]
 fn secrets_reach_the_step_and_nothing_else() {
-    let Some(world) = World::new(Kind::BuildKit, "secrets_reach_the_step_and_nothing_else") else { return };
+    [Kind::Embedded, Kind::BuildKit].into_iter().for_each(secrets_stay);
+}
+
+fn secrets_stay(kind: Kind) {
+    let Some(world) = World::new(kind, "secrets_reach_the_step_and_nothing_else") else { return };
     let file = world.context.path().join("outside");
     std::fs::write(&file, "fr0mfile").unwrap();
     let text = "FROM base\nRUN --mount=type=secret,id=npm --mount=type=secret,id=file,target=/s \\\n    \
@@ -590,7 +623,11 @@ fn secrets_reach_the_step_and_nothing_else() {
 
 #[test]
 fn an_ssh_agent_reaches_the_step() {
-    let Some(world) = World::new(Kind::BuildKit, "an_ssh_agent_reaches_the_step") else { return };
+    [Kind::Embedded, Kind::BuildKit].into_iter().for_each(agent_reached);
+}
+
+fn agent_reached(kind: Kind) {
+    let Some(world) = World::new(kind, "an_ssh_agent_reaches_the_step") else { return };
     let socket = world.context.path().join("agent");
     let Ok(mut agent) =
         std::process::Command::new("ssh-agent").arg("-D").arg("-a").arg(&socket).stdout(std::process::Stdio::null()).spawn()

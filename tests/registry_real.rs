@@ -1,14 +1,17 @@
 //! The registry room against the real `docker-registry` on loopback, and skopeo where it is installed.
 //! Says so when it has to skip.
 
-#![expect(clippy::print_stderr, reason = "a skipped test says so")]
+#[path = "support/docker_registry.rs"]
+mod docker_registry;
+mod support;
 
 use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 
+use docker_registry::DockerRegistry;
 use igraph::cancel::Cancel;
 use igraph::clock::{ManualClock, Timestamp};
 use igraph::digest::{Digest, ImageId};
@@ -23,61 +26,8 @@ use igraph::registry::{
 /// Credentials `igraph:secret`, made once with bcrypt at its lowest cost.
 const HTPASSWD: &str = include_str!("support/htpasswd");
 
-struct DockerRegistry {
-    child: Child,
-    host: String,
-    _folder: tempfile::TempDir,
-}
-
-impl DockerRegistry {
-    /// `None`, said aloud, where the program is not installed.
-    fn start(htpasswd: bool) -> Option<Self> {
-        let folder = tempfile::tempdir().unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let root = folder.path().display();
-        let auth = if htpasswd {
-            std::fs::write(folder.path().join("htpasswd"), HTPASSWD).unwrap();
-            format!("auth:\n  htpasswd:\n    realm: test\n    path: {root}/htpasswd\n")
-        } else {
-            String::new()
-        };
-        let config = format!(
-            "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {root}/data\nhttp:\n  addr: 127.0.0.1:{port}\n{auth}"
-        );
-        std::fs::write(folder.path().join("config.yml"), config).unwrap();
-        let log = std::fs::File::create(folder.path().join("log")).unwrap();
-        let started = Command::new("docker-registry")
-            .args(["serve", &folder.path().join("config.yml").to_string_lossy()])
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn();
-        let child = match started {
-            Ok(child) => child,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                skip("`docker-registry` is not installed; nothing was tested");
-                return None;
-            }
-            Err(error) => panic!("docker-registry: {error}"),
-        };
-        let mut registry = Self { child, host: format!("127.0.0.1:{port}"), _folder: folder };
-        while std::net::TcpStream::connect(&registry.host).is_err() {
-            assert!(registry.child.try_wait().unwrap().is_none(), "docker-registry ended at once");
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
-        Some(registry)
-    }
-
-    fn reference(&self, rest: &str) -> Reference {
-        format!("{}/{rest}", self.host).parse().unwrap()
-    }
-}
-
-impl Drop for DockerRegistry {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+// other test files use it
+const _: fn(&DockerRegistry) -> std::path::PathBuf = DockerRegistry::files;
 
 #[derive(Default)]
 struct Seen(Mutex<Vec<String>>);
@@ -166,7 +116,7 @@ impl LayerProvider for World {
 
 #[test]
 fn push_mount_name_and_pull_back() {
-    let Some(registry) = DockerRegistry::start(false) else { return };
+    let Some(registry) = DockerRegistry::start("registry_real", None) else { return };
     let (client, seen) = client(NoCredentials);
     let (world, cancel) = (World::new(), Cancel::new());
     let (config, id) = (world.config(), ImageId(Digest::of(&world.config())));
@@ -204,7 +154,7 @@ fn push_mount_name_and_pull_back() {
     assert_eq!(place(&other, &BTreeSet::new()), NameOutcome::Moved { from: None });
 
     // another registry: streamed byte for byte, nothing packed
-    let staging = DockerRegistry::start(false).unwrap();
+    let staging = DockerRegistry::start("registry_real", None).unwrap();
     let copied = upload_image(&client, &staging.reference("team/node"), &config, &world.diff_ids(), &world, &cancel, &no_progress).unwrap();
     assert_eq!((copied.manifest_digest, *world.packings.lock().unwrap()), (first.manifest_digest, 2));
     assert_eq!(copied.uploaded, 3);
@@ -240,7 +190,7 @@ fn push_mount_name_and_pull_back() {
 fn inspect_with_skopeo(name: &Reference, digest: Digest, folder: &Path) {
     let run = |arguments: &[&str]| Command::new("skopeo").args(arguments).output();
     match run(&["inspect", "--tls-verify=false", &format!("docker://{name}")]) {
-        Err(_) => skip("`skopeo` is not installed; the image was not inspected"),
+        Err(_) => support::skip("registry_real", "`skopeo` is not installed; the image was not inspected"),
         Ok(output) => {
             let said = String::from_utf8_lossy(&output.stdout).into_owned();
             assert!(output.status.success() && said.contains(&digest.to_string()), "{said}{}", String::from_utf8_lossy(&output.stderr));
@@ -258,7 +208,7 @@ fn inspect_with_skopeo(name: &Reference, digest: Digest, folder: &Path) {
 
 #[test]
 fn accounts_are_asked_for_and_refused_once() {
-    let Some(registry) = DockerRegistry::start(true) else { return };
+    let Some(registry) = DockerRegistry::start("registry_real", Some(HTPASSWD)) else { return };
     let (cancel, target) = (Cancel::new(), registry.reference("team/node"));
 
     let (right, seen) = client(Account("secret"));
@@ -287,7 +237,7 @@ fn gzip_reads_what_we_pack() {
     let layer = World::new().layers.swap_remove(0);
     pack(&mut layer.as_slice(), &mut std::fs::File::create(&path).unwrap()).unwrap();
     match Command::new("gzip").args(["-dc", &path.to_string_lossy()]).output() {
-        Err(_) => skip("`gzip` is not installed; nothing was tested"),
+        Err(_) => support::skip("registry_real", "`gzip` is not installed; nothing was tested"),
         Ok(output) => assert!(output.status.success() && output.stdout == layer, "{}", String::from_utf8_lossy(&output.stderr)),
     }
 }
@@ -320,7 +270,7 @@ fn cutting_proxy(to: &str, after: usize) -> String {
 
 #[test]
 fn an_upload_that_is_cut_is_taken_up_again() {
-    let Some(registry) = DockerRegistry::start(false) else { return };
+    let Some(registry) = DockerRegistry::start("registry_real", None) else { return };
     let (client, seen) = client(NoCredentials);
     // noise, so that it stays long when packed
     let mut state = 1_u64;
@@ -337,10 +287,4 @@ fn an_upload_that_is_cut_is_taken_up_again() {
     let direct = registry.reference("team/app").with_digest(uploaded.manifest_digest);
     let image = client.image(&direct, &cancel).unwrap();
     std::io::copy(&mut image.open_layer(0).unwrap(), &mut std::io::sink()).unwrap();
-}
-
-/// Says that something did not run; with IGRAPH_NO_SKIP it is a failure.
-fn skip(why: &str) {
-    assert!(std::env::var_os("IGRAPH_NO_SKIP").is_none(), "{why}");
-    eprintln!("SKIPPED: {why}");
 }

@@ -15,7 +15,7 @@ use super::values::{Destination, EngineChoice, PathList, RegistryTarget, RunSele
 #[derive(Clone, Debug, Parser)]
 #[command(name = "igraph", version, disable_help_subcommand = true, max_term_width = 100)]
 #[command(after_help = "`igraph help COMMAND` tells all of a command. `igraph help TOPIC` explains: labels, patterns, build-files, keys, \
-                        reasons, retries, exit-codes, bases, lock, names, environment, engines, state, ci.")]
+                        reasons, retries, watch, exit-codes, bases, lock, names, environment, engines, state, ci.")]
 pub struct Args {
     #[command(flatten)]
     pub global: Global,
@@ -47,13 +47,13 @@ pub enum Command {
     ///
     /// Builds the images that the patterns match, and before them the bases and images they stand on. An image whose
     /// inputs have not changed is not built again.
-    Build(Verb),
+    Build(Watched),
 
     /// Builds images and runs their tests
     ///
     /// Builds as `build` does, then runs the tests of the images matched and of the workspace images below them, each in
     /// a throwaway root. A pass is kept for the very image it was seen on, and not run again for it.
-    Test(Verb),
+    Test(Watched),
 
     /// Builds, tests and gives local names
     ///
@@ -157,7 +157,7 @@ pub struct World {
     #[arg(long = "base", value_name = "REF=SOURCE", help_heading = "Engine and bases")]
     pub bases: Vec<StandIn>,
 
-    /// The engine: docker, or docker=URL for the daemon at that address
+    /// The engine: docker, docker=URL for the daemon at that address, or embedded
     #[arg(long, value_name = "ENGINE", help_heading = "Engine and bases")]
     pub engine: Option<EngineChoice>,
 }
@@ -185,6 +185,31 @@ pub struct Verb {
 
     #[command(flatten)]
     pub output: OutputFlags,
+}
+
+/// Arguments of `build` and `test`.
+#[derive(Clone, Debug, Group)]
+pub struct Watched {
+    #[command(flatten)]
+    pub verb: Verb,
+    #[command(flatten)]
+    pub watch: WatchFlags,
+}
+
+/// How a verb goes on.
+#[derive(Clone, Debug, Default, Group)]
+#[command(next_help_heading = "Watching")]
+pub struct WatchFlags {
+    /// Stays, and on a change of a file runs what it touches, until Ctrl-C; with --dry-run, says what would run
+    ///
+    /// See `igraph help watch`.
+    #[arg(long, conflicts_with_all = ["check", "force", "verify", "no_wait"])]
+    pub watch: bool,
+
+    /// Asks the registries so often whether bases have moved, like 15m, and moves igraph.lock as `update` does
+    #[arg(long = "bases", value_name = "DURATION", value_parser = parse_timeout)]
+    #[arg(requires = "watch", conflicts_with_all = ["locked", "dry_run"])]
+    pub ask_bases: Option<Duration>,
 }
 
 /// What is decided to run.
@@ -470,7 +495,7 @@ pub struct Gc {
     #[arg(short = 'n', long)]
     pub dry_run: bool,
 
-    /// The engine: docker, or docker=URL for the daemon at that address
+    /// The engine: docker, docker=URL for the daemon at that address, or embedded
     #[arg(long, value_name = "ENGINE")]
     pub engine: Option<EngineChoice>,
 
@@ -482,7 +507,7 @@ pub struct Gc {
 /// Arguments of `doctor`.
 #[derive(Clone, Debug, Group)]
 pub struct Doctor {
-    /// The engine to look at: docker, or docker=URL for the daemon at that address
+    /// The engine to look at: docker, docker=URL for the daemon at that address, or embedded
     #[arg(long, value_name = "ENGINE")]
     pub engine: Option<EngineChoice>,
 }
@@ -504,7 +529,11 @@ impl Args {
 
     /// stdout can carry one document only.
     fn check_stdout(&self) -> Result<(), clap::Error> {
-        let (Command::Build(verb) | Command::Test(verb) | Command::Tag(verb) | Command::Push(verb)) = &self.command else { return Ok(()) };
+        let verb = match &self.command {
+            Command::Build(watched) | Command::Test(watched) => &watched.verb,
+            Command::Tag(verb) | Command::Push(verb) => verb,
+            _ => return Ok(()),
+        };
         let output = &verb.output;
         if output.build_report == Some(Destination::Stdout) && (output.json || output.show_output) {
             let other = if output.json { "--json" } else { "--show-output" };
@@ -613,7 +642,7 @@ mod tests {
         For more information, try '--help'.
         "#);
         insta::assert_snapshot!(parse("igraph test --engine podman").unwrap_err(), @r#"
-        error: invalid value 'podman' for '--engine <ENGINE>': there is no engine `podman`: write `docker` or `docker=URL`
+        error: invalid value 'podman' for '--engine <ENGINE>': there is no engine `podman`: write `docker`, `docker=URL` or `embedded`
 
         For more information, try '--help'.
         "#);

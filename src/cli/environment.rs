@@ -35,6 +35,7 @@ variables! {
     NO_COLOR = "NO_COLOR": "not empty: no colour";
     CI = "CI": "not empty and not `false` or `0`: --console auto is the plain console, on a terminal too";
     TERM = "TERM": "`dumb`: no colour, and --console auto is the plain console";
+    STORE = "IGRAPH_STORE": "the folder of the embedded engine's store, which workspaces may share; default: igraph-out/store";
     PATH = "PATH": "where `doctor` looks for programs, and the commands of bases are found";
     COLUMNS = "COLUMNS": "the width to cut lines of the console to, instead of the terminal's";
 }
@@ -82,10 +83,14 @@ pub struct Environment {
     pub dumb: bool,
     /// `COLUMNS`.
     pub columns: Option<usize>,
+    /// `IGRAPH_STORE`.
+    pub store: Option<PathBuf>,
     /// `PATH`.
     pub path: Option<OsString>,
     /// igraph's own tests run against an engine that only pretends.
     pub fake_engine: bool,
+    /// igraph's own tests let `--watch` poll.
+    pub poll: bool,
     /// Where that engine writes its calls.
     pub fake_log: Option<PathBuf>,
     /// What the streams are.
@@ -120,8 +125,10 @@ impl Environment {
             ci: text(CI).is_some_and(|value| !matches!(value.as_str(), "0" | "false")),
             dumb: text(TERM).is_none_or(|value| value == "dumb"),
             columns: text(COLUMNS).and_then(|value| value.parse().ok()).filter(|columns| *columns > 0),
+            store: path(STORE),
             path: lookup(PATH),
             fake_engine: text("IGRAPH_TEST_ENGINE").is_some_and(|value| value == "fake"),
+            poll: text("IGRAPH_TEST_WATCH").is_some_and(|value| value == "poll"),
             fake_log: path("IGRAPH_FAKE_LOG"),
             terminals: Terminals::default(),
         }

@@ -1,5 +1,7 @@
 //! What `--dry-run` shows: each step that would run, or may, with its reasons; as text or JSON.
 
+use std::io::{self, Write};
+
 use serde::Serialize;
 
 use super::args::Verb;
@@ -39,6 +41,7 @@ pub fn steps(planner: &Planner<'_>, plan: &[(NodeIndex, Decision)]) -> Vec<Plann
         for (label, kind) in planner.graph.node(*index).steps() {
             let (word, reasons, detail) = match decision {
                 Decision::Fresh(_) => ("fresh", Vec::new(), None),
+                Decision::Run { .. } if decision.spares(&label) => ("fresh", Vec::new(), None),
                 Decision::Run { reasons, .. } => ("run", reasons_of_step(reasons, &label), None),
                 Decision::Maybe(waits) => ("maybe", Vec::new(), Some(waits.clone())),
                 Decision::Blocked(reason) => ("blocked", Vec::new(), Some(reason.clone())),
@@ -50,27 +53,37 @@ pub fn steps(planner: &Planner<'_>, plan: &[(NodeIndex, Decision)]) -> Vec<Plann
     steps
 }
 
-/// Shows a plan; returns whether anything would run.
-pub fn show(planner: &Planner<'_>, plan: &[(NodeIndex, Decision)], args: &Verb, context: &Context<'_>) -> Result<bool, Error> {
-    let steps = steps(planner, plan);
-    let stale = steps.iter().any(|step| step.decision != "fresh");
+/// What [`show`] writes to stdout.
+pub fn text(planner: &Planner<'_>, plan: &[(NodeIndex, Decision)], args: &Verb, context: &Context<'_>) -> Result<Vec<u8>, Error> {
+    let mut text = Vec::new();
+    write(&steps(planner, plan), args, context, &mut text).map_err(Error::stdout)?;
+    Ok(text)
+}
+
+fn write(steps: &[PlannedStep], args: &Verb, context: &Context<'_>, out: &mut dyn Write) -> io::Result<()> {
     if args.output.json {
-        let document = Document { schema: "igraph.plan", version: 1, steps: &steps };
-        context.printer.document(|out| {
-            serde_json::to_writer_pretty(&mut *out, &document)?;
-            writeln!(out)
-        })?;
-        return Ok(stale);
+        serde_json::to_writer_pretty(&mut *out, &Document { schema: "igraph.plan", version: 1, steps })?;
+        return writeln!(out);
     }
     let width = steps.iter().filter(|step| step.decision != "fresh").map(|step| step.label.to_string().len()).max().unwrap_or(0).min(60);
     for step in steps.iter().filter(|step| step.decision != "fresh" || context.global.verbose) {
         let notes: Vec<String> = step.reasons.iter().map(ToString::to_string).collect();
         let note = match &step.detail {
-            Some(detail) if step.decision == "maybe" => format!("when {detail} is settled"),
             Some(detail) => detail.clone(),
             None => notes.join("; "),
         };
-        context.printer.line(format_args!("{:>7} {:width$}  {note}", step.decision, step.label.to_string()).to_string().trim_end())?;
+        writeln!(out, "{}", format!("{:>7} {:width$}  {note}", step.decision, step.label.to_string()).trim_end())?;
+    }
+    Ok(())
+}
+
+/// Shows a plan; returns whether anything would run.
+pub fn show(planner: &Planner<'_>, plan: &[(NodeIndex, Decision)], args: &Verb, context: &Context<'_>) -> Result<bool, Error> {
+    let steps = steps(planner, plan);
+    let stale = steps.iter().any(|step| step.decision != "fresh");
+    context.printer.document(|out| write(&steps, args, context, out))?;
+    if args.output.json {
+        return Ok(stale);
     }
     let count = |word| steps.iter().filter(|step| step.decision == word).count();
     context.printer.say(format_args!(

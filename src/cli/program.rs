@@ -86,8 +86,8 @@ fn works(command: &Command) -> bool {
 
 fn dispatch(command: &Command, context: &Context<'_>) -> Result<Exit, Error> {
     match command {
-        Command::Build(args) => commands::verb::run("build", Depth::Build, args, context),
-        Command::Test(args) => commands::verb::run("test", Depth::Test, args, context),
+        Command::Build(args) => commands::watch::run("build", Depth::Build, args, context),
+        Command::Test(args) => commands::watch::run("test", Depth::Test, args, context),
         Command::Tag(args) => commands::verb::run("tag", Depth::Tag, args, context),
         Command::Push(args) => commands::verb::run("push", Depth::Push, args, context),
         Command::Targets(args) => commands::targets::run(args, context),

@@ -249,7 +249,7 @@ mod tests {
         let files = [tempfile::NamedTempFile::new().unwrap(), tempfile::NamedTempFile::new().unwrap()];
         let printer = Printer::to(files[0].reopen().unwrap(), files[1].reopen().unwrap(), false);
         let args = Args::parse_line(format!("igraph test{flags}").split(' ')).unwrap();
-        let crate::cli::args::Command::Test(verb) = &args.command else { panic!("{args:?}") };
+        let crate::cli::args::Command::Test(crate::cli::args::Watched { verb, .. }) = &args.command else { panic!("{args:?}") };
         let environment = Environment::of(|_| None);
         let (cancel, signals) = (Cancel::new(), crate::cli::signals::Signals::default());
         let context = Context { global: &args.global, environment: &environment, printer: &printer, cancel: &cancel, signals: &signals };

@@ -47,6 +47,7 @@ pub const TOPICS: &[Topic] = &[
     Topic::file("bases", "images from outside", include_str!("topics/bases.txt")),
     Topic::file("lock", "igraph.lock, outdated, update", include_str!("topics/lock.txt")),
     Topic::file("retries", "what is tried again, and when", include_str!("topics/retries.txt")),
+    Topic::file("watch", "staying, and running what a change touches", include_str!("topics/watch.txt")),
     Topic { name: "exit-codes", summary: "what each exit code means", text: Text::ExitCodes },
     Topic::file("engines", "what builds, and how it is found", include_str!("topics/engines.txt")),
     Topic::file("state", "igraph-out, records, logs, cleaning up", include_str!("topics/state.txt")),

@@ -40,7 +40,7 @@ pub enum ValueError {
     #[error("write a whole number from {least} to {most}")]
     Number { least: u32, most: u32 },
     /// An engine that is not there.
-    #[error("there is no engine `{0}`: write `docker` or `docker=URL`")]
+    #[error("there is no engine `{0}`: write `docker`, `docker=URL` or `embedded`")]
     Engine(String),
     /// An address that is none of a daemon.
     #[error("`{0}` is no address of a Docker daemon: write unix:///PATH, tcp://HOST:PORT, http://HOST:PORT or https://HOST:PORT")]
@@ -137,6 +137,8 @@ impl fmt::Display for RegistryTarget {
 pub enum EngineChoice {
     /// Docker Engine, at this address where one is given.
     Docker(Option<String>),
+    /// igraph's own, without a daemon.
+    Embedded,
     /// The engine of igraph's own tests; there is none unless the environment says so.
     Fake,
 }
@@ -147,6 +149,7 @@ impl FromStr for EngineChoice {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.split_once('=') {
             None if text == "docker" => Ok(Self::Docker(None)),
+            None if text == "embedded" => Ok(Self::Embedded),
             None if text == "fake" => Ok(Self::Fake),
             Some(("docker", url)) => {
                 let known =
@@ -329,6 +332,7 @@ mod tests {
     #[test]
     fn engines() {
         assert_eq!("docker".parse(), Ok(EngineChoice::Docker(None)));
+        assert_eq!("embedded".parse(), Ok(EngineChoice::Embedded));
         assert_eq!("docker=tcp://h:1".parse(), Ok(EngineChoice::Docker(Some("tcp://h:1".into()))));
         for text in ["docker=", "docker=/var/run/docker.sock", "docker=unix://", "podman", ""] {
             assert!(text.parse::<EngineChoice>().is_err(), "{text}");

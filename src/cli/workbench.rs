@@ -14,6 +14,7 @@ use super::values::{EngineChoice, StandInSource};
 use crate::clock::Clock;
 use crate::engine::Engine;
 use crate::engine::docker::{self, Builder, DockerEngine, DockerOptions};
+use crate::engine::embedded::{EmbeddedEngine, EmbeddedOptions};
 use crate::engine::fake::FakeEngine;
 use crate::failure::{Failure, Retry};
 use crate::graph::{Body, Graph, StandIn, StandIns};
@@ -34,7 +35,7 @@ pub const OUT: &str = "igraph-out";
 /// A loaded workspace.
 pub struct Workbench<'a> {
     pub context: &'a Context<'a>,
-    pub catalogue: Catalogue,
+    pub catalogue: Arc<Catalogue>,
     pub folder: StateFolder,
     pub platform: Platform,
     /// Where relative patterns start.
@@ -51,9 +52,14 @@ impl<'a> Workbench<'a> {
     /// Loads the workspace around the current directory.
     pub fn load(context: &'a Context<'a>) -> Result<Self, Error> {
         let root = root(context.environment)?;
-        let catalogue = spec::load(&root).map_err(Error::Problems)?;
+        let catalogue = Arc::new(spec::load(&root).map_err(Error::Problems)?);
         let here = here(context.environment, &catalogue)?;
         Ok(Self { context, folder: StateFolder::new(root.join(OUT)), platform: Platform::host(), here, catalogue })
+    }
+
+    /// A workspace that is loaded already.
+    pub fn of(context: &'a Context<'a>, catalogue: Arc<Catalogue>, here: Here) -> Self {
+        Self { context, folder: StateFolder::new(catalogue.root.join(OUT)), platform: Platform::host(), here, catalogue }
     }
 
     /// The workspace root.
@@ -240,6 +246,7 @@ impl<'a> Workbench<'a> {
     pub fn engine_identity(&self, world: &args::World) -> String {
         let identity = match choice(self, world) {
             Choice::Docker(_) => DockerEngine::IDENTITY,
+            Choice::Embedded => EmbeddedEngine::IDENTITY,
             Choice::Fake => FakeEngine::IDENTITY,
         };
         format!("{} {}", identity.kind, identity.results_version)
@@ -258,6 +265,18 @@ impl<'a> Workbench<'a> {
                 let environment = self.context.environment;
                 let owner = self.owner();
                 connect(environment, host.as_deref(), owner, run, self.folder.bases())
+            }
+            Choice::Embedded => {
+                let own = self.root().join(OUT).join("store");
+                let store = self.context.environment.store.clone().unwrap_or(own);
+                let absolute = std::path::absolute(&store)
+                    .map_err(|error| Failure::infra(format!("the store `{}`: {error}", store.display())).retry(Retry::Never))?;
+                Ok(Arc::new(EmbeddedEngine::open(EmbeddedOptions {
+                    store: absolute,
+                    runner: PathBuf::from("/proc/self/exe"),
+                    owner: self.owner(),
+                    environment: Arc::new(super::environment::secret),
+                })?))
             }
             Choice::Fake => {
                 let fake = FakeEngine::new();
@@ -302,15 +321,18 @@ pub fn connect(
 
 enum Choice {
     Docker(Option<String>),
+    Embedded,
     Fake,
 }
 
 fn choice(bench: &Workbench<'_>, world: &args::World) -> Choice {
     match (&world.engine, &bench.catalogue.workspace.engine) {
         (Some(EngineChoice::Fake), _) => Choice::Fake,
+        (Some(EngineChoice::Embedded), _) => Choice::Embedded,
         (Some(EngineChoice::Docker(Some(host))), _) => Choice::Docker(Some(host.clone())),
         (_, spec::EngineChoice::Docker { host }) => Choice::Docker(host.as_deref().map(str::to_owned)),
-        (_, spec::EngineChoice::Embedded) => Choice::Docker(None),
+        (Some(EngineChoice::Docker(None)), spec::EngineChoice::Embedded) => Choice::Docker(None),
+        (None, spec::EngineChoice::Embedded) => Choice::Embedded,
     }
 }
 

@@ -12,14 +12,17 @@ const SIGNALS: [&str; 31] = [
 
 /// Where ADD takes a source from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub enum SourceKind {
+    /// A path of the context.
     Local,
+    /// http or https.
     Url,
+    /// A Git repository.
     Git,
 }
 
 /// What a source of ADD is, by its text.
-pub(super) fn kind(source: &str) -> Kind {
+pub fn source_kind(source: &str) -> SourceKind {
     let http = source.starts_with("http://") || source.starts_with("https://");
     let scheme = ["git://", "ssh://"].iter().any(|scheme| source.starts_with(scheme));
     // user@host:path
@@ -28,10 +31,10 @@ pub(super) fn kind(source: &str) -> Kind {
         word(user, b"-_") && rest.split_once(':').is_some_and(|(host, _)| word(host, b"-."))
     });
     match http {
-        true if source.split(['#', '?']).next().is_some_and(|path| path.ends_with(".git")) => Kind::Git,
-        true => Kind::Url,
-        false if scheme || short => Kind::Git,
-        false => Kind::Local,
+        true if source.split(['#', '?']).next().is_some_and(|path| path.ends_with(".git")) => SourceKind::Git,
+        true => SourceKind::Url,
+        false if scheme || short => SourceKind::Git,
+        false => SourceKind::Local,
     }
 }
 
@@ -48,17 +51,17 @@ pub(super) fn check(instruction: &Instruction, origin: &Origin) -> Result<(), Pr
                 FileSource::Heredoc(_) => None,
             });
             for path in paths {
-                let what = match kind(&path.value) {
-                    Kind::Local => "a path of the context",
-                    Kind::Url => "a URL",
-                    Kind::Git => "a Git repository",
+                let what = match source_kind(&path.value) {
+                    SourceKind::Local => "a path of the context",
+                    SourceKind::Url => "a URL",
+                    SourceKind::Git => "a Git repository",
                 };
                 match &instruction.command {
-                    Command::Copy(_) if kind(&path.value) != Kind::Local => {
+                    Command::Copy(_) if source_kind(&path.value) != SourceKind::Local => {
                         return fail(format!("the source of `COPY` can't be {what}"), path)
                             .map_err(|problem: Problem| problem.hint("use `ADD`"));
                     }
-                    Command::Add(_, add) if add.checksum.is_some() && kind(&path.value) == Kind::Local => {
+                    Command::Add(_, add) if add.checksum.is_some() && source_kind(&path.value) == SourceKind::Local => {
                         return fail(format!("`--checksum` goes with a URL or a Git repository, not with {what}"), path);
                     }
                     _ => {}
@@ -132,15 +135,15 @@ mod tests {
     #[test]
     fn sources() {
         for (source, expected) in [
-            ("a/b", Kind::Local),
-            ("./git@host:x", Kind::Local),
-            ("github.com/a/b", Kind::Local),
-            ("https://example.com/a.tar.gz", Kind::Url),
-            ("https://example.com/a.git#main:dir", Kind::Git),
-            ("git@example.com:a/b.git", Kind::Git),
-            ("ssh://git@example.com/a", Kind::Git),
+            ("a/b", SourceKind::Local),
+            ("./git@host:x", SourceKind::Local),
+            ("github.com/a/b", SourceKind::Local),
+            ("https://example.com/a.tar.gz", SourceKind::Url),
+            ("https://example.com/a.git#main:dir", SourceKind::Git),
+            ("git@example.com:a/b.git", SourceKind::Git),
+            ("ssh://git@example.com/a", SourceKind::Git),
         ] {
-            assert_eq!(kind(source), expected, "{source}");
+            assert_eq!(source_kind(source), expected, "{source}");
         }
     }
 

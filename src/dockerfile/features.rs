@@ -33,10 +33,10 @@ pub(super) fn features(instruction: &Instruction) -> Vec<Feature> {
         features.extend(given(add.unpack.is_some(), Feature::Unpack));
         for source in &transfer.sources {
             if let FileSource::Path(path) = source {
-                match check::kind(&path.value) {
-                    check::Kind::Url => features.push(Feature::AddUrl),
-                    check::Kind::Git => features.push(Feature::AddGit),
-                    check::Kind::Local => {}
+                match check::source_kind(&path.value) {
+                    check::SourceKind::Url => features.push(Feature::AddUrl),
+                    check::SourceKind::Git => features.push(Feature::AddGit),
+                    check::SourceKind::Local => {}
                 }
             }
         }

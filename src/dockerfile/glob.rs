@@ -137,7 +137,7 @@ impl ShellPattern {
 
 /// The pattern is malformed: an open bracket, an empty range, a `\` at the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct BadPattern;
+pub struct BadPattern;
 
 fn class(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Result<Token, BadPattern> {
     let negated = chars.next_if_eq(&'^').is_some();
@@ -178,20 +178,25 @@ fn tokens(pattern: &str, double_stars: bool) -> Result<Vec<Token>, BadPattern> {
 
 /// A COPY source with wildcards, as Go's `filepath.Match` reads it.
 #[derive(Clone, Debug)]
-pub(super) struct PathPattern(Vec<Token>);
+pub struct PathPattern(Vec<Token>);
 
 impl PathPattern {
+    /// Reads a pattern.
+    ///
+    /// # Errors
+    /// Where it is malformed.
     pub fn parse(pattern: &str) -> Result<Self, BadPattern> {
         tokens(pattern, false).map(Self)
     }
 
+    /// Whether it matches all of `path`.
     pub fn matches(&self, path: &str) -> bool {
         matches_all(&self.0, path)
     }
 }
 
 /// Whether a COPY source holds a wildcard that is not escaped.
-pub(super) fn has_wildcard(path: &str) -> bool {
+pub fn has_wildcard(path: &str) -> bool {
     let mut bytes = path.bytes();
     while let Some(byte) = bytes.next() {
         match byte {

@@ -44,7 +44,7 @@ impl Ignore {
     }
 
     /// Patterns that stand in an instruction, as in `--exclude`; `None` where one is malformed.
-    pub(super) fn of_patterns(patterns: &[String]) -> Option<Self> {
+    pub fn of_patterns(patterns: &[String]) -> Option<Self> {
         let text = |pattern: &String| {
             let (text, takes_back) = pattern.strip_prefix('!').map_or((pattern.as_str(), false), |rest| (rest, true));
             IgnorePattern::parse(&clean(text)).ok().map(|parsed| (parsed, takes_back))

@@ -27,7 +27,9 @@ mod words;
 #[cfg(test)]
 mod tests;
 
+pub use check::{SourceKind, source_kind};
 pub use context::{ContextEntry, ContextInput, ContextSource, ContextUse, EntryKind};
+pub use glob::{BadPattern, PathPattern, has_wildcard};
 pub use ignore::Ignore;
 pub use instruction::{
     AddFlags, ArgDeclaration, Command, CommandLine, Directives, Dockerfile, FileSource, Healthcheck, HealthcheckTest, Heredoc, ImageFrom,

@@ -535,7 +535,7 @@ fn from_words(command: &Command) -> Vec<Option<(Spanned, UseKind)>> {
 fn copy_sources(transfer: &Transfer, instruction: &'static str, place: &dyn Fn(&Span) -> Place) -> Vec<ContextSource> {
     let exclude: Vec<String> = transfer.exclude.iter().map(|pattern| pattern.value.clone()).collect();
     let local = transfer.sources.iter().filter_map(|source| match source {
-        FileSource::Path(path) if instruction == "COPY" || check::kind(&path.value) == check::Kind::Local => Some(path),
+        FileSource::Path(path) if instruction == "COPY" || check::source_kind(&path.value) == check::SourceKind::Local => Some(path),
         _ => None,
     });
     local.map(|path| ContextSource::of_copy(&path.value, transfer.parents, exclude.clone(), instruction, place(&path.span))).collect()

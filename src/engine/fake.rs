@@ -253,7 +253,7 @@ fn read_context(request: &BuildRequest<'_>) -> Result<(), Failure> {
         let Some(content) = input.content else { continue };
         let bytes = std::fs::read(request.context_root.join(&input.entry.path)).unwrap_or_default();
         if blake3::hash(&bytes).as_bytes() != &content {
-            return Err(Failure::infra(format!("`{}` changed while it was read", input.entry.path)));
+            return Err(Failure::overtaken(&input.entry.path));
         }
     }
     Ok(())

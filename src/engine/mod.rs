@@ -2,7 +2,10 @@
 
 pub mod api;
 pub mod classify;
+mod context;
 pub mod docker;
+pub mod embedded;
 pub mod fake;
+mod words;
 
 pub use api::*;

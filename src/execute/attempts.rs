@@ -70,17 +70,20 @@ pub(super) fn attempt<T>(
     let start = world.clock.monotonic();
     let mut records = Vec::new();
     let mut number = 0;
+    let cancel = world.stops.begin(label, world.cancel);
     loop {
         number += 1;
         let at = world.clock.now();
         let began = world.clock.monotonic();
-        let log = log_name(label, number);
-        world.emit(&Event::AttemptStarted { at, node: label.clone(), attempt: number, of: terms.policy.max + 1, log: log.clone() });
-        let result = step(&Attempt { cancel: world.cancel, output: &Tee { world, label }, timeout: terms.timeout }, number);
+        let attempt = world.held.next_attempt(label);
+        let log = log_name(label, attempt);
+        let of = attempt - number + terms.policy.max.saturating_add(1);
+        world.emit(&Event::AttemptStarted { at, node: label.clone(), attempt, of, log: log.clone() });
+        let result = step(&Attempt { cancel: &cancel, output: &Tee { world, label }, timeout: terms.timeout }, number);
         let failure = result.as_ref().err().cloned();
         let wait = failure.as_ref().and_then(|failure| retry::next_wait(&terms.policy, number, failure, terms.step_too, world.chance()));
         records.push(AttemptRecord {
-            number,
+            number: attempt,
             at,
             duration_ms: millis(world.clock.monotonic().saturating_sub(began)),
             log,
@@ -88,10 +91,10 @@ pub(super) fn attempt<T>(
             delay_ms: wait.map(millis),
         });
         let result = match (failure, wait) {
-            (Some(failure), Some(wait)) if !world.cancel.is_cancelled() => {
+            (Some(failure), Some(wait)) if !cancel.is_cancelled() => {
                 let delay_ms = Some(millis(wait));
-                world.emit(&Event::AttemptFailed { at: world.clock.now(), node: label.clone(), attempt: number, failure, delay_ms });
-                if world.clock.sleep(wait, world.cancel) {
+                world.emit(&Event::AttemptFailed { at: world.clock.now(), node: label.clone(), attempt, failure, delay_ms });
+                if world.clock.sleep(wait, &cancel) {
                     continue;
                 }
                 Err(Failure::stopped())
@@ -99,12 +102,13 @@ pub(super) fn attempt<T>(
             (Some(failure), _) => {
                 if failure.class != FailureClass::Stopped {
                     let (node, failure) = (label.clone(), failure.clone());
-                    world.emit(&Event::AttemptFailed { at: world.clock.now(), node, attempt: number, failure, delay_ms: None });
+                    world.emit(&Event::AttemptFailed { at: world.clock.now(), node, attempt, failure, delay_ms: None });
                 }
                 result
             }
             (None, _) => result,
         };
+        world.stops.end(label);
         return Attempts { result, records, duration: world.clock.monotonic().saturating_sub(start) };
     }
 }

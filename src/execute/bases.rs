@@ -216,10 +216,7 @@ fn place<'a>(base: &'a BaseNode<'_>) -> Option<Place<'a>> {
         (BaseSource::StandIn(StandIn::Rootfs(path)), _) => Some(Place::Rootfs(path.clone())),
         (BaseSource::StandIn(StandIn::OciLayout(path)), _) => Some(Place::Layout(path.clone())),
         (BaseSource::Entry, Some(entry)) => match &entry.from {
-            BaseFrom::Command { argv, env, .. } => {
-                let folder = Path::new(&entry.origin.source().path).parent().map(std::path::Path::to_path_buf);
-                Some(Place::Command(argv, env, folder.unwrap_or_default()))
-            }
+            BaseFrom::Command { argv, env, .. } => Some(Place::Command(argv, env, PathBuf::from(crate::keys::command_folder(entry)))),
             BaseFrom::Rootfs(path) => Some(Place::Rootfs(PathBuf::from(&**path))),
             BaseFrom::OciLayout(path) => Some(Place::Layout(PathBuf::from(&**path))),
             BaseFrom::Registry(_) => None,
@@ -260,6 +257,9 @@ pub(super) fn local_source(world: &World<'_>, base: &BaseNode<'_>, platform: &Pl
     (source.image_id() == image).then_some(source)
 }
 
+/// What a command sees of igraph's own environment; all else could change what it makes, and is in no key.
+const PASSED_ON: [&str; 3] = ["PATH", "HOME", "USER"];
+
 /// Runs the command of a base in the package's folder; returns the tar it wrote. It gets mount and pid namespaces of its own where
 /// `unshare` can make them, so that what it leaves mounted or running goes with it.
 fn make(
@@ -286,6 +286,9 @@ fn make(
     };
     command
         .current_dir(world.root.join(folder))
+        .env_clear()
+        .envs(PASSED_ON.iter().filter_map(|name| Some((name, (world.environment)(name)?))))
+        .env("LC_ALL", "C.UTF-8")
         .env("TMPDIR", work)
         .env("SOURCE_DATE_EPOCH", world.catalogue.workspace.epoch.to_string())
         .envs(world.proxies)

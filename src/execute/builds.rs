@@ -15,7 +15,7 @@ use crate::event::{NodeKind, Outcome};
 use crate::failure::{Failure, FailureClass, Retry};
 use crate::graph::{ImageNode, NodeIndex};
 use crate::image::EngineImage;
-use crate::plan::{Decision, Value};
+use crate::plan::{Decision, PastResult, Value, used};
 use crate::record::{Facts, ResultRecord, Settlement, Verdict};
 use crate::spec;
 
@@ -121,7 +121,7 @@ pub(super) fn run(world: &World<'_>, index: NodeIndex, image: &ImageNode<'_>, jo
         let secrets = world.secrets(spec);
         let ssh = agents(world, spec);
         refuse(engine.as_ref(), image, &resolved)?;
-        let references = references(world, &image.parents, lookup, attempt, &lost)?;
+        let references = references(world, &used(&own, &image.parents), lookup, attempt, &lost)?;
         let built = engine.build(
             &BuildRequest {
                 slug: &slug(&node.owner.to_string()),
@@ -148,6 +148,11 @@ pub(super) fn run(world: &World<'_>, index: NodeIndex, image: &ImageNode<'_>, jo
     });
     if let Some(node) = lost.take() {
         return JobEnd::lost(node);
+    }
+    if let Err(failure) = &attempts.result
+        && failure.is_overtaken()
+    {
+        return ended(JobEnd::overtaken(failure.clone()), job, &attempts);
     }
     let before = world.state.latest_success(&label, &node.platform).ok().flatten().and_then(|result| result.image).map(|image| image.id);
     let (made, facts, stand_in) = match &attempts.result {
@@ -226,6 +231,13 @@ pub(super) fn record<T>(world: &World<'_>, index: NodeIndex, kind: NodeKind, rec
         (None, _) if kind == NodeKind::Test => Verdict::Flaky,
         (None, _) => Verdict::Succeeded,
     };
+    let settled = PastResult {
+        key: recorded.key,
+        good: verdict.is_good(),
+        image: recorded.image.as_ref().map(|image| image.id),
+        run: world.run.to_owned(),
+        infra: failure.is_some_and(|failure| failure.class == FailureClass::Infra),
+    };
     let result = ResultRecord {
         key: recorded.key,
         node: node.label(),
@@ -243,7 +255,9 @@ pub(super) fn record<T>(world: &World<'_>, index: NodeIndex, kind: NodeKind, rec
         reasons: recorded.job.reasons.clone(),
     };
     let settlement = Settlement { result, attempts: recorded.attempts.records.clone(), facts: recorded.facts, journal: Vec::new() };
-    world.state.commit(&settlement).map_err(|error| record_failure(&error).retry(Retry::Never))
+    world.state.commit(&settlement).map_err(|error| record_failure(&error).retry(Retry::Never))?;
+    world.planner.settled(settled);
+    Ok(())
 }
 
 /// Adds what the attempts say to an end.

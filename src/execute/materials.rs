@@ -10,9 +10,9 @@ use super::world::{Lookup, World};
 use crate::digest::ImageId;
 use crate::engine::Attempt;
 use crate::event::Stream;
-use crate::failure::{Failure, FailureClass};
-use crate::graph::{Body, NodeIndex};
-use crate::image::EngineImage;
+use crate::failure::{Failure, FailureClass, Retry};
+use crate::graph::{Body, ImageName, NodeIndex};
+use crate::image::{EngineImage, ImageSource};
 use crate::plan::{Decision, Value};
 use crate::reason::Reason;
 
@@ -52,16 +52,30 @@ impl World<'_> {
         let (Some(Value::Image { image: id, .. }) | Some(Value::Base { image: id, .. })) = &value else {
             return Err(Missing::Lost(index));
         };
-        let slot = self.held.presence.slot(*id);
+        self.image_with(index, *id, value.as_ref(), attempt)
+    }
+
+    /// The image `id` of a node, in the engine, whatever the node has come to since.
+    pub(super) fn image_with(
+        &self,
+        index: NodeIndex,
+        id: ImageId,
+        value: Option<&Value>,
+        attempt: &Attempt<'_>,
+    ) -> Result<EngineImage, Missing> {
+        let slot = self.held.presence.slot(id);
         let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(image) = slot.as_ref() {
             return Ok(image.clone());
         }
         let engine = self.engine.engine()?;
-        let image = match engine.find(*id)? {
+        let image = match engine.find(id)? {
             Some(image) => image,
-            None => self.restore(index, *id, value.as_ref(), attempt)?,
+            None => self.restore(index, id, value, attempt)?,
         };
+        if image.id != id {
+            return Err(Failure::infra(format!("the engine has {} where {id} was wanted", image.id)).into());
+        }
         *slot = Some(image.clone());
         Ok(image)
     }
@@ -82,68 +96,85 @@ impl World<'_> {
             }
         }
         let places = self.state.locations(id).map_err(|error| record_failure(&error))?;
-        let mut last: Option<Failure> = None;
+        let mut down: Option<Failure> = None;
         for place in places {
             let Some(reference) = place.reference() else { continue };
             attempt.output.line(Stream::Engine, &format!("{} is not in the engine: pulling {reference}", node.owner));
-            match self.registry.image(&reference, self.cancel).and_then(|source| engine.load(&source, &node.platform, &slug, attempt)) {
-                Ok(image) => return Ok(image),
+            let source = match self.registry.image(&reference, self.cancel) {
+                Ok(source) => source,
                 Err(failure) if failure.class == FailureClass::Stopped => return Err(failure.into()),
                 Err(failure) => {
                     attempt.output.line(Stream::Engine, &failure.message);
-                    last = Some(failure);
+                    let asked = failure.retry == Retry::Never;
+                    // what a registry surely has no more is not looked for there again
+                    if asked && matches!(self.registry.head_manifest(&reference, self.cancel), Ok(None)) {
+                        self.state.forget_location(&place).map_err(|error| record_failure(&error))?;
+                    } else if !asked {
+                        down = Some(failure);
+                    }
+                    continue;
                 }
+            };
+            if source.image_id() != id {
+                attempt.output.line(Stream::Engine, &format!("{reference} is {}, not {id}", source.image_id()));
+                continue;
             }
+            return Ok(engine.load(&source, &node.platform, &slug, attempt)?);
         }
         // a registry that can't be reached just now is no reason to build something else in its place
-        match last {
-            Some(failure) if failure.class == FailureClass::Infra && failure.retry != crate::failure::Retry::Never => Err(failure.into()),
-            _ => Err(Missing::Lost(index)),
+        match down {
+            Some(failure) => Err(failure.into()),
+            None => Err(Missing::Lost(index)),
         }
     }
 
     /// With `--verify`: whether what the record says is there, asked of engine or registry.
-    pub(super) fn verified(&self, index: NodeIndex, value: Value) -> Decision {
-        let rerun = |reason: Reason| Decision::Run { reasons: vec![reason], key: None, no_cache: false };
+    ///
+    /// # Errors
+    /// Where neither can be asked: then nothing is known, and nothing said.
+    pub(super) fn verified(&self, index: NodeIndex, value: Value, values: &Lookup<'_>) -> Result<Decision, Failure> {
         let node = self.graph.node(index);
-        let missing = match (&node.body, &value) {
-            (Body::Image(_), Value::Image { image, .. }) => {
-                let held = self.engine.engine().and_then(|engine| engine.find(*image));
-                let elsewhere = self.state.locations(*image).is_ok_and(|places| {
-                    places.iter().any(|place| {
-                        place
-                            .reference()
-                            .is_some_and(|reference| matches!(self.registry.head_manifest(&reference, self.cancel), Ok(Some(_))))
-                    })
-                });
-                matches!(held, Ok(None)) && !elsewhere
+        let mut missing = Vec::new();
+        match (&node.body, &value) {
+            (Body::Image(_), Value::Image { image, .. }) if !self.is_somewhere(*image)? => {
+                self.planner.lose(index, "--verify".to_owned());
+                return Ok(self.planner.decide(index, values));
             }
             (Body::Tags(names), _) => {
-                let moved = names.names.iter().find(|name| {
-                    let held = self.engine.engine().and_then(|engine| engine.named(&name.reference));
+                for name in &names.names {
+                    let held = self.engine.engine()?.named(&name.reference)?;
                     let expected = self.planner.past.name(crate::plan::NameScope::Local, &name.reference).map(|past| past.image);
-                    matches!(held, Ok(held) if held != expected)
-                });
-                return moved.map_or(Decision::Fresh(value), |name| rerun(Reason::NotThere { what: name.reference.familiar() }));
+                    missing.extend((held != expected).then_some(name));
+                }
             }
             (Body::Pushes(names), _) => {
-                let moved = names.names.iter().find(|name| {
-                    let expected = self.state.pushed(&name.reference).ok().flatten();
-                    matches!(self.registry.head_manifest(&name.reference, self.cancel), Ok(found) if found.as_ref().map(|found| found.digest) != expected)
-                });
-                return moved.map_or(Decision::Fresh(value), |name| rerun(Reason::NotThere { what: name.reference.familiar() }));
+                for name in &names.names {
+                    let expected = self.state.pushed(&name.reference).map_err(|error| record_failure(&error))?;
+                    let found = self.registry.head_manifest(&name.reference, self.cancel)?.map(|found| found.digest);
+                    missing.extend((found != expected).then_some(name));
+                }
             }
-            _ => false,
-        };
-        if !missing {
-            return Decision::Fresh(value);
+            _ => {}
         }
-        self.planner.lose(index, "--verify".to_owned());
-        let lookup = |_: NodeIndex| None;
-        match self.planner.decide(index, &lookup) {
-            Decision::Run { reasons, key, no_cache } => Decision::Run { reasons, key, no_cache },
-            _ => rerun(Reason::NotThere { what: node.owner.to_string() }),
+        if missing.is_empty() {
+            return Ok(Decision::Fresh(value));
         }
+        let gone = |name: &ImageName| Reason::NotThere { what: name.reference.familiar(), written: Some(name.written.to_string()) };
+        Ok(Decision::Run { reasons: missing.into_iter().map(gone).collect(), key: None, no_cache: false })
+    }
+
+    /// Whether the engine, or a registry that it was pushed to or pulled from, has the image.
+    fn is_somewhere(&self, image: ImageId) -> Result<bool, Failure> {
+        if self.engine.engine()?.find(image)?.is_some() {
+            return Ok(true);
+        }
+        for place in self.state.locations(image).map_err(|error| record_failure(&error))? {
+            let Some(reference) = place.reference() else { continue };
+            if self.registry.head_manifest(&reference, self.cancel)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 

@@ -15,4 +15,4 @@ mod world;
 
 pub use crate::plan::tested;
 pub use run::{RunEnd, run};
-pub use world::{EngineFactory, Held, LazyEngine, Options, World};
+pub use world::{EngineFactory, Held, LazyEngine, Options, Stops, World};

@@ -18,6 +18,7 @@ use crate::graph::{Body, ImageName, NamesNode, NodeIndex};
 use crate::image::EngineImage;
 use crate::label::NodeLabel;
 use crate::plan::{NameScope, Value};
+use crate::reason::reasons_of_step;
 use crate::record::{BlobPlace, Facts, JournalGroup, JournalName, JournalStep, Location, NameRecord, ResultRecord, Settlement, Verdict};
 use crate::reference::Reference;
 use crate::registry::{KnownBlob, LayerProvider, NameOutcome, PackedLayer, move_name, upload_image, verify_published};
@@ -29,18 +30,10 @@ pub(super) fn tag(world: &World<'_>, index: NodeIndex, names: &NamesNode, job: &
         Err(not) => return JobEnd::blocked(not.to_string()).because(&job.reasons),
     };
     let label = world.graph.node(index).label();
-    let stale = stale(world, index, names, &tested, NameScope::Local);
+    let stale = stale(world, index, names, NameScope::Local, job);
     let lost = LostNode::default();
     let attempts = attempts::attempt(world, &label, &terms(world), |attempt, _| {
-        let image = image_of(world, names, lookup, attempt, &lost)?;
-        if image.id != tested.image() {
-            let message = format!(
-                "{} was built again after its tests: {} is not what they passed for",
-                world.graph.node(names.image).owner,
-                image.id
-            );
-            return Err(Failure::infra(message).retry(crate::failure::Retry::Never).hint("run igraph again: it tests the new image first"));
-        }
+        let image = image_of(world, names, &tested, attempt, &lost)?;
         let engine = world.engine.engine()?;
         for name in &stale {
             engine.tag(&image, &name.reference)?;
@@ -66,7 +59,7 @@ pub(super) fn push(world: &World<'_>, index: NodeIndex, names: &NamesNode, job: 
         Err(not) => return JobEnd::blocked(not.to_string()).because(&job.reasons),
     };
     let label = world.graph.node(index).label();
-    let stale = stale(world, index, names, &tested, NameScope::Registry);
+    let stale = stale(world, index, names, NameScope::Registry, job);
     let lost = LostNode::default();
     let ended = Mutex::default();
     let attempts = attempts::attempt(world, &label, &terms(world), |attempt, _| {
@@ -82,14 +75,11 @@ pub(super) fn push(world: &World<'_>, index: NodeIndex, names: &NamesNode, job: 
     super::builds::ended(end, job, &attempts)
 }
 
-/// The names that do not point at the image, as far as the record knows; all of them, where it is not to be believed.
-fn stale<'n>(world: &World<'_>, index: NodeIndex, names: &'n NamesNode, tested: &Tested, scope: NameScope) -> Vec<&'n ImageName> {
-    let all = world.options.verify || world.planner.options.forced.contains(&index);
-    let is_stale = |name: &&ImageName| {
-        let past = world.planner.past.name(scope, &name.reference);
-        all || past.is_none_or(|past| past.in_flight || past.key != world.planner.name_key(&name.reference, tested).0)
-    };
-    names.names.iter().filter(is_stale).collect()
+/// The names that have a reason to move; all of them where the reasons are not those of single names.
+fn stale<'n>(world: &World<'_>, index: NodeIndex, names: &'n NamesNode, scope: NameScope, job: &Job) -> Vec<&'n ImageName> {
+    let has_reason = |name: &&ImageName| !reasons_of_step(&job.reasons, &step_label(world, index, name, scope)).is_empty();
+    let stale: Vec<&ImageName> = names.names.iter().filter(has_reason).collect();
+    if stale.is_empty() { names.names.iter().collect() } else { stale }
 }
 
 /// The end of a job that moves names: each has its own, those that were right stay fresh.
@@ -123,14 +113,9 @@ fn terms(world: &World<'_>) -> Terms {
     Terms { policy: world.policy(&world.catalogue.workspace.retries), step_too: false, timeout: world.options.timeout }
 }
 
-fn image_of(
-    world: &World<'_>,
-    names: &NamesNode,
-    lookup: &Lookup<'_>,
-    attempt: &Attempt<'_>,
-    lost: &LostNode,
-) -> Result<EngineImage, Failure> {
-    world.image_of(names.image, lookup, attempt).map_err(|missing: Missing| lost.keep(missing))
+/// The very image that was tested: what its node has come to since does not count.
+fn image_of(world: &World<'_>, names: &NamesNode, tested: &Tested, attempt: &Attempt<'_>, lost: &LostNode) -> Result<EngineImage, Failure> {
+    world.image_with(names.image, tested.image(), None, attempt).map_err(|missing: Missing| lost.keep(missing))
 }
 
 /// The record of a name that points where it should.
@@ -348,7 +333,7 @@ impl Publication<'_> {
 
     /// Takes config and unknown layers of the image out of the engine, with those of the other images that wait to be pushed.
     fn export(&self, image: ImageId) -> Result<(), Failure> {
-        let held = image_of(self.world, self.names, self.lookup, self.attempt, self.lost)?;
+        let held = image_of(self.world, self.names, self.tested, self.attempt, self.lost)?;
         let folder = self.world.state.folder().bases();
         let unknown = self.unknown_layers(image)?;
         let local = self.local_layers(&unknown, &folder)?;
@@ -522,13 +507,18 @@ struct Provider<'a> {
 impl LayerProvider for Provider<'_> {
     fn known(&self, diff_id: Digest) -> Vec<KnownBlob> {
         let places = self.publication.world.state.blobs(diff_id).unwrap_or_default();
-        let fitting = places.into_iter().filter(|place| self.blobs.as_ref().is_none_or(|blobs| blobs.contains(&place.digest)));
-        fitting
+        places
+            .into_iter()
+            .filter(|place| self.fits(place.digest))
             .filter_map(|place| {
                 let repository: Reference = format!("{}/{}", place.host, place.repository).parse().ok()?;
                 Some(KnownBlob { repository, digest: place.digest, size: place.size, compression: place.compression })
             })
             .collect()
+    }
+
+    fn fits(&self, blob: Digest) -> bool {
+        self.blobs.as_ref().is_none_or(|blobs| blobs.contains(&blob))
     }
 
     fn packed(&self, diff_id: Digest) -> Result<PackedLayer, Failure> {
@@ -541,7 +531,7 @@ impl LayerProvider for Provider<'_> {
         }
         // the record knew a place for it that has it no more: then this layer alone is taken out
         let world = self.publication.world;
-        let held = image_of(world, self.publication.names, self.publication.lookup, self.publication.attempt, self.publication.lost)?;
+        let held = image_of(world, self.publication.names, self.publication.tested, self.publication.attempt, self.publication.lost)?;
         let engine = world.engine.engine()?;
         let wanted: BTreeSet<Digest> = self.diff_ids.iter().copied().filter(|layer| *layer == diff_id).collect();
         world.held.spool.fetch(&world.state.folder().bases(), engine.as_ref(), &held, &wanted, Vec::new, self.publication.attempt)?;

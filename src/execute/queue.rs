@@ -44,6 +44,8 @@ pub struct Queue {
     /// Length of the longest path from the node to an end, in the given weights.
     priority: Vec<u64>,
     ready: BinaryHeap<(u64, std::cmp::Reverse<NodeIndex>)>,
+    /// Running nodes of which something they stand on was put back since they started.
+    overtaken: Vec<bool>,
     running: usize,
     unfinished: usize,
 }
@@ -83,6 +85,7 @@ impl Queue {
             dependants,
             priority,
             ready: BinaryHeap::new(),
+            overtaken: vec![false; len],
             running: 0,
             unfinished: len,
         };
@@ -169,7 +172,10 @@ impl Queue {
         while let Some(next) = todo.pop() {
             let back = match self.states[next] {
                 State::Good | State::Ready | State::Waiting(_) => true,
-                State::Running => next == asker,
+                State::Running => {
+                    self.overtaken[next] |= next != asker;
+                    next == asker
+                }
                 State::Bad | State::Skipped { .. } => false,
             };
             if back && !reopened.contains(&next) {
@@ -185,6 +191,11 @@ impl Queue {
         }
         reopened.sort_unstable();
         reopened
+    }
+
+    /// Whether something that a running node stands on was put back since it started: what it makes is of yesterday.
+    pub fn is_overtaken(&self, node: NodeIndex) -> bool {
+        self.overtaken[node] || self.dependencies[node].iter().any(|dependency| self.states[*dependency] != State::Good)
     }
 
     /// Puts a running node back to wait for those of its dependencies that are not done well (any more).
@@ -221,7 +232,10 @@ impl Queue {
             self.running -= 1;
         }
         match to {
-            State::Running => self.running += 1,
+            State::Running => {
+                self.running += 1;
+                self.overtaken[node] = false;
+            }
             State::Ready => self.ready.push((self.priority[node], std::cmp::Reverse(node))),
             State::Waiting(_) | State::Good | State::Bad | State::Skipped { .. } => {}
         }
@@ -347,6 +361,50 @@ mod tests {
                 }
             }
             prop_assert_eq!((queue.running(), running.len()), (0, 0));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_good_at_the_end_was_made_after_what_it_stands_on((edges, weights, _fails, choices) in worlds()) {
+            let len = edges.len();
+            let mut queue = Queue::new(edges.clone(), &weights);
+            let mut choices = choices.into_iter().cycle();
+            let mut choose = |of: usize| usize::from(choices.next().unwrap_or(0)) % of;
+            let (mut running, mut reopens, mut time) = (Vec::new(), 3, 0);
+            let (mut started, mut ended) = (vec![0; len], vec![0; len]);
+            while !queue.is_done() {
+                if running.len() < 4 && choose(2) == 0 && let Some(node) = queue.pop() {
+                    time += 1;
+                    started[node] = time;
+                    running.push(node);
+                    continue;
+                }
+                if running.is_empty() {
+                    if let Some(node) = queue.pop() {
+                        time += 1;
+                        started[node] = time;
+                        running.push(node);
+                    }
+                    continue;
+                }
+                let node = running.swap_remove(choose(running.len()));
+                time += 1;
+                if queue.is_overtaken(node) {
+                    prop_assert!(queue.put_back(node).is_ok());
+                } else if let (Some(lost), true) = (edges[node].get(choose(5)), reopens > 0) {
+                    reopens -= 1;
+                    queue.reopen(*lost, node);
+                } else {
+                    ended[node] = time;
+                    queue.finish(node, true);
+                }
+            }
+            prop_assert_eq!(queue.running(), 0);
+            for (node, needed) in edges.iter().enumerate() {
+                prop_assert_eq!(queue.state(node), State::Good);
+                prop_assert!(needed.iter().all(|below| ended[*below] < started[node]), "{} started on something older", node);
+            }
         }
     }
 

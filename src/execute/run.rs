@@ -1,7 +1,7 @@
 //! The main loop: pops ready nodes, decides, hands what must run to slots, records how each ended.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc;
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::queue::{Queue, State};
 use super::world::{Job, JobEnd, StepEnd, World};
 use super::{bases, builds, names, tests_of};
-use crate::digest::ImageId;
+use crate::digest::{ImageId, Key};
 use crate::event::{Event, NodeKind, Outcome};
 use crate::failure::{Failure, FailureClass};
 use crate::graph::{Body, NodeIndex};
@@ -26,6 +26,9 @@ pub struct RunEnd {
     pub stopped: bool,
 }
 
+/// How often a node whose files change while they are read is decided about again within a run.
+const CHANGES: u32 = 3;
+
 /// How often one node's result may be lost within a run before that is called a failure.
 const LOSSES: u32 = 2;
 
@@ -37,11 +40,19 @@ struct Loop<'a, 'w> {
     position: BTreeMap<NodeIndex, usize>,
     ends: BTreeMap<NodeIndex, JobEnd>,
     losses: BTreeMap<NodeIndex, u32>,
-    /// Counts starts and ends, so that it can be told which came first.
-    moment: u64,
-    started: BTreeMap<NodeIndex, u64>,
-    settled: BTreeMap<NodeIndex, u64>,
     draining: bool,
+    /// Popped nodes that are to be decided about again.
+    again: Vec<NodeIndex>,
+    /// How often that happened because a node's files changed.
+    changes: BTreeMap<NodeIndex, u32>,
+    /// The keys that jobs run under.
+    keys: BTreeMap<NodeIndex, Key>,
+    /// Popped nodes that wait for a job with the same key, whose result is theirs.
+    parked: BTreeMap<Key, Vec<NodeIndex>>,
+    /// Ends of nodes that stood on something that was put back meanwhile.
+    overtaken: BTreeMap<NodeIndex, JobEnd>,
+    /// Nodes whose steps have had their terminal events.
+    announced: BTreeSet<NodeIndex>,
 }
 
 /// Runs all nodes of the world's graph. Blocks until every node has reached its end.
@@ -59,25 +70,25 @@ pub fn run(world: &World<'_>) -> RunEnd {
         position,
         ends: BTreeMap::new(),
         losses: BTreeMap::new(),
-        moment: 0,
-        started: BTreeMap::new(),
-        settled: BTreeMap::new(),
         draining: false,
+        again: Vec::new(),
+        changes: BTreeMap::new(),
+        keys: BTreeMap::new(),
+        parked: BTreeMap::new(),
+        overtaken: BTreeMap::new(),
+        announced: BTreeSet::new(),
     };
     std::thread::scope(|scope| {
         let (sender, receiver) = mpsc::channel::<(NodeIndex, std::thread::Result<JobEnd>)>();
         loop {
-            while state.queue.running() < world.options.jobs.max(1) && !state.stopping() {
-                let Some(at) = state.queue.pop() else { break };
-                let index = state.nodes[at];
+            while state.busy() < world.options.jobs.max(1) && !state.stopping() {
+                let Some(index) = state.next() else { break };
                 if let Some(job) = state.decide(index) {
-                    state.moment += 1;
-                    state.started.insert(index, state.moment);
                     let sender = sender.clone();
                     let values = state.values;
                     scope.spawn(move || {
                         // a panic that is told nobody would be waited for without end
-                        let end = std::panic::catch_unwind(AssertUnwindSafe(|| perform(world, index, &job, values)));
+                        let end = catch_unwind(AssertUnwindSafe(|| perform(world, index, &job, values)));
                         // the receiver outlives every job
                         let _ = sender.send((index, end));
                     });
@@ -97,7 +108,7 @@ pub fn run(world: &World<'_>) -> RunEnd {
                 Ok((index, Ok(end))) => state.settle(index, end),
                 Ok((_, Err(panic))) => {
                     world.cancel.cancel();
-                    std::panic::resume_unwind(panic);
+                    resume_unwind(panic);
                 }
                 Err(_) => continue,
             }
@@ -120,30 +131,56 @@ fn perform(world: &World<'_>, index: NodeIndex, job: &Job, values: &RwLock<BTree
 }
 
 impl Loop<'_, '_> {
+    /// Jobs that run.
+    fn busy(&self) -> usize {
+        self.queue.running() - self.again.len() - self.parked.values().map(Vec::len).sum::<usize>()
+    }
+
+    /// The next node to decide about.
+    fn next(&mut self) -> Option<NodeIndex> {
+        self.again.pop().or_else(|| self.queue.pop().map(|at| self.nodes[at]))
+    }
+
     fn stopping(&self) -> bool {
-        self.draining || self.world.cancel.is_cancelled()
+        self.draining || self.world.cancel.is_cancelled() || self.world.stops.drains()
     }
 
     /// Decides about a popped node: the job to run, or `None` when it has ended already.
     fn decide(&mut self, index: NodeIndex) -> Option<Job> {
         let values = self.values;
         let lookup = |index: NodeIndex| values.read().unwrap_or_else(PoisonError::into_inner).get(&index).cloned();
-        let end = match self.world.decide(index, &lookup) {
-            Decision::Run { reasons, key, no_cache } => {
-                for (node, kind) in self.world.graph.node(index).steps().into_iter().take(1) {
-                    let needs = self.world.needs(index);
-                    self.world.emit(&Event::NodeStarted { at: self.world.clock.now(), node, kind, reasons: reasons.clone(), needs });
+        let decision = self.world.decide(index, &lookup);
+        let before = self.overtaken.remove(&index);
+        let end = match decision {
+            Err(failure) => JobEnd::failed(failure),
+            Ok(decision) => match decision {
+                Decision::Run { reasons, key, no_cache } => {
+                    if let Some((key, _)) = &key {
+                        if self.keys.values().any(|running| running == key) {
+                            self.parked.entry(*key).or_default().push(index);
+                            return None;
+                        }
+                        self.keys.insert(index, *key);
+                    }
+                    for (node, kind) in self.world.graph.node(index).steps().into_iter().take(1) {
+                        let needs = self.world.needs(index);
+                        self.world.emit(&Event::NodeStarted { at: self.world.clock.now(), node, kind, reasons: reasons.clone(), needs });
+                    }
+                    return Some(Job { reasons, key, no_cache });
                 }
-                return Some(Job { reasons, key, no_cache });
-            }
-            Decision::Fresh(value) => JobEnd::fresh(value),
-            Decision::Blocked(reason) => JobEnd::blocked(reason),
-            // what it waits for is settled, so only a config is missing: the job fetches it first
-            Decision::Maybe(_) => return Some(Job { reasons: Vec::new(), key: None, no_cache: self.world.planner.options.no_cache }),
-            Decision::Broken(problems) => {
-                let message: Vec<String> = problems.iter().map(|problem| problem.message.clone()).collect();
-                JobEnd::failed(Failure::step(message.join("; ")))
-            }
+                // it ran in this very run, and what it stood on came out the same
+                Decision::Fresh(value) => match before {
+                    Some(end) => JobEnd { value: Some(value), ..end },
+                    None => JobEnd::fresh(value),
+                },
+                Decision::Blocked(reason) => JobEnd::blocked(reason),
+                // what it waits for is settled, so only a config is missing: the job fetches it first
+                Decision::Maybe(_) => return Some(Job { reasons: Vec::new(), key: None, no_cache: self.world.planner.options.no_cache }),
+                Decision::Broken(problems) => {
+                    let message: Vec<String> = problems.iter().map(|problem| problem.message.clone()).collect();
+                    JobEnd::failed(Failure::step(message.join("; ")))
+                }
+            },
         };
         self.settle(index, end);
         None
@@ -152,11 +189,27 @@ impl Loop<'_, '_> {
     /// Takes the end of a node into queue and values.
     fn settle(&mut self, index: NodeIndex, end: JobEnd) {
         let at = self.position[&index];
-        if let Some(lost) = end.lost {
-            if self.is_new(lost, index) {
-                self.put_back(index);
+        if let Some(waiting) = self.keys.remove(&index).and_then(|key| self.parked.remove(&key)) {
+            self.again.extend(waiting);
+        }
+        if end.overtaken {
+            let changes = self.changes.entry(index).or_default();
+            *changes += 1;
+            if *changes <= CHANGES {
+                self.world.planner.forget(index);
+                self.again.push(index);
                 return;
             }
+        }
+        // it stood on something that was put back since, or another step has told of the loss before: it waits for what comes of that
+        if (end.value.is_some() || end.lost.is_some()) && self.queue.is_overtaken(at) {
+            if end.value.is_some() {
+                self.overtaken.insert(index, end);
+            }
+            self.put_back(index);
+            return;
+        }
+        if let Some(lost) = end.lost {
             let losses = self.losses.entry(lost).or_default();
             *losses += 1;
             if *losses <= LOSSES {
@@ -171,8 +224,6 @@ impl Loop<'_, '_> {
             return;
         }
         if let Some(value) = &end.value {
-            self.moment += 1;
-            self.settled.insert(index, self.moment);
             self.values.write().unwrap_or_else(PoisonError::into_inner).insert(index, value.clone());
             self.world.planner.regained(index);
         }
@@ -180,35 +231,19 @@ impl Loop<'_, '_> {
             self.draining = true;
         }
         if !end.is_fresh() {
-            self.world.announce(index, &end);
+            self.announce(index, &end);
         }
         let good = end.value.is_some();
         let failure_causes = end.clone();
         self.ends.insert(index, end);
         for (skipped, _) in self.queue.finish(at, good) {
             let skipped = self.nodes[skipped];
-            let cause = self.world.cause(index, &failure_causes);
-            let skipped_end = JobEnd::skipped(cause);
-            self.world.announce(skipped, &skipped_end);
-            self.ends.insert(skipped, skipped_end);
-        }
-    }
-
-    /// Whether another step has told of the loss before: the node is on its way again, or has ended since `asker` started.
-    fn is_new(&self, lost: NodeIndex, asker: NodeIndex) -> bool {
-        self.queue.state(self.position[&lost]) != State::Good || self.settled.get(&lost) > self.started.get(&asker)
-    }
-
-    /// A node that could not go on waits for what it needs; where that has failed, it is skipped.
-    fn put_back(&mut self, index: NodeIndex) {
-        self.world.planner.forget(index);
-        if let Err(cause) = self.queue.put_back(self.position[&index]) {
-            let cause = self.nodes[cause];
-            let end = match self.ends.get(&cause) {
-                Some(end) if !self.stopping() => JobEnd::skipped(self.world.cause(cause, end)),
-                _ => JobEnd::cancelled(),
+            let skipped_end = match failure_causes.outcome {
+                Outcome::Cancelled => JobEnd::cancelled(),
+                _ => JobEnd::skipped(self.world.cause(index, &failure_causes)),
             };
-            self.settle(index, end);
+            self.announce(skipped, &skipped_end);
+            self.ends.insert(skipped, skipped_end);
         }
     }
 
@@ -230,12 +265,39 @@ impl Loop<'_, '_> {
         }
     }
 
+    /// A node that could not go on waits for what it needs; where that has failed, it is skipped.
+    fn put_back(&mut self, index: NodeIndex) {
+        self.world.planner.forget(index);
+        if let Err(cause) = self.queue.put_back(self.position[&index]) {
+            let cause = self.nodes[cause];
+            let end = match self.ends.get(&cause) {
+                Some(end) if !self.stopping() => JobEnd::skipped(self.world.cause(cause, end)),
+                _ => JobEnd::cancelled(),
+            };
+            self.settle(index, end);
+        }
+    }
+
+    /// The terminal events of a node's steps, once: what runs again because its ground vanished has had them.
+    fn announce(&mut self, index: NodeIndex, end: &JobEnd) {
+        if self.announced.insert(index) {
+            self.world.announce(index, end);
+            return;
+        }
+        let label = self.world.graph.node(index).label();
+        let how = if end.value.is_some() { "and went well" } else { "and did not go well" };
+        self.world.warn(Some(label.clone()), format!("{label} ran again, since the image it stood on had vanished, {how}"));
+    }
+
     /// Nothing new starts: all that waits ends as cancelled.
     fn stop(&mut self) {
+        for index in std::mem::take(&mut self.again) {
+            self.settle(index, JobEnd::cancelled());
+        }
         for at in self.queue.stop() {
             let index = self.nodes[at];
             let end = JobEnd::cancelled();
-            self.world.announce(index, &end);
+            self.announce(index, &end);
             self.ends.insert(index, end);
         }
     }
@@ -245,7 +307,7 @@ impl Loop<'_, '_> {
         let mut steps = Vec::new();
         for index in std::mem::take(&mut self.nodes) {
             let Some(end) = self.ends.remove(&index) else { continue };
-            if end.is_fresh() {
+            if end.is_fresh() && self.announced.insert(index) {
                 self.world.announce(index, &end);
             }
             steps.extend(self.world.graph.node(index).steps().into_iter().map(|(label, kind)| {
@@ -259,7 +321,7 @@ impl Loop<'_, '_> {
 
 impl JobEnd {
     fn simple(outcome: Outcome, value: Option<Value>) -> Self {
-        Self { outcome, value, steps: Vec::new(), reasons: Vec::new(), attempts: 0, duration_ms: 0, lost: None }
+        Self { outcome, value, steps: Vec::new(), reasons: Vec::new(), attempts: 0, duration_ms: 0, lost: None, overtaken: false }
     }
 
     /// A recorded result holds.
@@ -286,6 +348,11 @@ impl JobEnd {
     /// What it needs is nowhere to be had.
     pub(super) fn lost(node: NodeIndex) -> Self {
         Self { lost: Some(node), ..Self::simple(Outcome::Cancelled, None) }
+    }
+
+    /// Its files are no more what its key saw.
+    pub(super) fn overtaken(failure: Failure) -> Self {
+        Self { overtaken: true, ..Self::failed(failure) }
     }
 
     fn skipped(cause: NodeLabel) -> Self {

@@ -41,6 +41,11 @@ pub(super) fn run(world: &World<'_>, index: NodeIndex, test: &TestNode<'_>, job:
     if let Some(node) = lost.take() {
         return JobEnd::lost(node);
     }
+    if let Err(failure) = &attempts.result
+        && failure.is_overtaken()
+    {
+        return ended(JobEnd::overtaken(failure.clone()), job, &attempts);
+    }
     let subject = attempts.result.as_ref().ok().cloned().or_else(|| match lookup(test.subject) {
         Some(Value::Image { image, .. }) => {
             Some(EngineImage { id: image, handle: String::new(), platform: world.graph.node(index).platform.clone() })

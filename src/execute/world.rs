@@ -1,7 +1,8 @@
 //! All that execution touches, handed in: graph, past, engine, registry, clock, listeners. And what a job is and how it ends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -55,6 +56,49 @@ impl<'a> LazyEngine<'a> {
     }
 }
 
+/// Stops single nodes of a run from outside, and lets a run end early: nothing new starts, what runs goes on.
+#[derive(Debug, Default)]
+pub struct Stops {
+    drains: AtomicBool,
+    running: Mutex<BTreeMap<NodeLabel, Cancel>>,
+}
+
+impl Stops {
+    /// Starts nothing new.
+    pub fn drain(&self) {
+        self.drains.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether nothing new may start.
+    pub fn drains(&self) -> bool {
+        self.drains.load(Ordering::SeqCst)
+    }
+
+    /// The nodes that run.
+    pub fn running(&self) -> BTreeSet<NodeLabel> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+
+    /// Stops a node, where it runs.
+    pub fn stop(&self, node: &NodeLabel) {
+        if let Some(cancel) = self.running.lock().unwrap_or_else(PoisonError::into_inner).get(node) {
+            cancel.cancel();
+        }
+    }
+
+    /// A node begins: what stops it, or all.
+    pub(super) fn begin(&self, node: &NodeLabel, all: &Cancel) -> Cancel {
+        let cancel = all.child();
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(node.clone(), cancel.clone());
+        cancel
+    }
+
+    /// A node has ended.
+    pub(super) fn end(&self, node: &NodeLabel) {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(node);
+    }
+}
+
 /// What the user wants of execution.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -100,6 +144,8 @@ pub struct World<'a> {
     pub durations: &'a BTreeMap<NodeLabel, u64>,
     /// Stops the run.
     pub cancel: &'a Cancel,
+    /// Stops single nodes.
+    pub stops: &'a Stops,
     /// Environment variables that build files name, read when they are used.
     pub environment: &'a (dyn Fn(&str) -> Option<String> + Sync),
     /// Proxies for RUN steps.
@@ -123,6 +169,8 @@ pub struct Held {
     resolving: Turns<(Reference, Platform)>,
     /// Whose turn it is to publish, by repository.
     repositories: Turns<String>,
+    /// How many attempts each step has made, so that each has a log of its own.
+    pub(super) attempts: Mutex<BTreeMap<NodeLabel, u32>>,
     /// Randomness for waits: the state of a small generator.
     chance: Mutex<u64>,
 }
@@ -135,6 +183,7 @@ impl Held {
             spool: Spool::default(),
             resolving: Mutex::default(),
             repositories: Mutex::default(),
+            attempts: Mutex::default(),
             chance: Mutex::new(now.0.unsigned_abs()),
         }
     }
@@ -148,6 +197,14 @@ impl Held {
     /// Held by who publishes into a repository.
     pub(super) fn repository(&self, name: &str) -> Arc<Mutex<()>> {
         self.repositories.lock().unwrap_or_else(PoisonError::into_inner).entry(name.to_owned()).or_default().clone()
+    }
+
+    /// The number of a step's next attempt, from 1.
+    pub(super) fn next_attempt(&self, step: &NodeLabel) -> u32 {
+        let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = attempts.entry(step.clone()).or_default();
+        *number += 1;
+        *number
     }
 }
 
@@ -188,6 +245,8 @@ pub(super) struct JobEnd {
     pub duration_ms: u64,
     /// A node whose result it needs and nobody has.
     pub lost: Option<NodeIndex>,
+    /// Its files changed while they were read: it is to be decided about again, under another key.
+    pub overtaken: bool,
 }
 
 /// Looks up settled values.
@@ -257,11 +316,13 @@ impl World<'_> {
     }
 
     /// Decides about a popped node; with `--verify`, a recorded result is asked after.
-    pub(super) fn decide(&self, index: NodeIndex, values: &Lookup<'_>) -> Decision {
-        let decision = self.planner.decide(index, values);
-        match decision {
-            Decision::Fresh(value) if self.options.verify => self.verified(index, value),
-            other => other,
+    ///
+    /// # Errors
+    /// Where that can't be asked.
+    pub(super) fn decide(&self, index: NodeIndex, values: &Lookup<'_>) -> Result<Decision, Failure> {
+        match self.planner.decide(index, values) {
+            Decision::Fresh(value) if self.options.verify => self.verified(index, value, values),
+            other => Ok(other),
         }
     }
 

@@ -1,21 +1,17 @@
 //! Builds the graph of what a selection needs: reads Dockerfiles, turns references into edges, finds cycles.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
-
-use petgraph::graph::DiGraph;
-use rayon::prelude::*;
+use std::sync::{Arc, Mutex};
 
 use super::node::*;
-use crate::dockerfile::{self, Configs, Dockerfile, ImageUse, Request, UseKind};
+use super::read::{Read, References, Target};
+use super::walk::{self, Nodes};
 use crate::label::{Label, Name, NodeLabel};
 use crate::pattern::Selection;
 use crate::platform::Platform;
-use crate::problem::{Place, Problem, Source, nearest};
+use crate::problem::{Place, Problem, Source};
 use crate::reference::Reference;
 use crate::spec::{self, Catalogue, Destination};
-use crate::stamp::Stamp;
 
 /// How far the graph goes above the images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,7 +43,7 @@ pub struct GraphOptions<'a> {
 
 /// The nodes that a selection needs, and what each needs: edges go from a node to what it depends on.
 pub struct Graph<'c> {
-    nodes: DiGraph<Node<'c>, (), u32>,
+    nodes: Nodes<'c>,
     order: Vec<NodeIndex>,
     by_owner: HashMap<NodeLabel, NodeIndex>,
     selected: BTreeSet<Label>,
@@ -69,7 +65,7 @@ impl<'c> Graph<'c> {
             selection: selected,
             options,
             configs,
-            nodes: DiGraph::default(),
+            nodes: Nodes::default(),
             by_owner: HashMap::new(),
             bases: HashMap::new(),
             problems: Vec::new(),
@@ -129,52 +125,17 @@ pub trait KnownConfigs: Sync {
     fn known(&self, owner: &NodeLabel, platform: &Platform) -> Option<Arc<crate::image::ImageConfig>>;
 }
 
-struct Builder<'c, 'a> {
-    catalogue: &'c Catalogue,
-    selection: &'a Selection,
-    options: &'a GraphOptions<'a>,
-    configs: &'a dyn KnownConfigs,
-    nodes: DiGraph<Node<'c>, (), u32>,
-    by_owner: HashMap<NodeLabel, NodeIndex>,
-    bases: HashMap<(NodeLabel, Platform), NodeIndex>,
-    problems: Vec<Problem>,
+pub(super) struct Builder<'c, 'a> {
+    pub(super) catalogue: &'c Catalogue,
+    pub(super) selection: &'a Selection,
+    pub(super) options: &'a GraphOptions<'a>,
+    pub(super) configs: &'a dyn KnownConfigs,
+    pub(super) nodes: Nodes<'c>,
+    pub(super) by_owner: HashMap<NodeLabel, NodeIndex>,
+    pub(super) bases: HashMap<(NodeLabel, Platform), NodeIndex>,
+    pub(super) problems: Vec<Problem>,
     /// Test Dockerfiles by their rule: many images share one.
-    test_files: Mutex<BTreeMap<Label, DockerfileRead>>,
-}
-
-/// What a Dockerfile refers to: by key, whose it is, the platform wanted, and where it stands.
-type References = Vec<(String, Target, Platform, std::ops::Range<usize>)>;
-
-/// An image whose Dockerfile is read, with its tests.
-struct Read<'c> {
-    dockerfile: DockerfileRead,
-    references: References,
-    tests: Vec<TestRead<'c>>,
-}
-
-/// A test as it applies to one image.
-struct TestRead<'c> {
-    name: Name,
-    spec: &'c spec::Test,
-    dockerfile: Option<DockerfileRead>,
-    references: References,
-}
-
-#[derive(Clone, PartialEq, Eq)]
-enum Target {
-    Entry(Label),
-    Outside(Reference),
-    Subject,
-}
-
-impl Target {
-    fn owner(&self) -> Option<NodeLabel> {
-        match self {
-            Self::Entry(label) => Some(NodeLabel::Entry(label.clone())),
-            Self::Outside(reference) => Some(NodeLabel::Outside(reference.clone())),
-            Self::Subject => None,
-        }
-    }
+    pub(super) test_files: Mutex<BTreeMap<Label, DockerfileRead>>,
 }
 
 impl<'c> Builder<'c, '_> {
@@ -197,138 +158,8 @@ impl<'c> Builder<'c, '_> {
             return Err(self.problems);
         }
         self.check_steps(&images)?;
-        let order = topological(&self.nodes);
+        let order = walk::topological(&self.nodes);
         Ok(Graph { nodes: self.nodes, order, by_owner: self.by_owner, selected })
-    }
-
-    /// Reads the Dockerfiles of the selected images and, wave by wave, of the images those refer to.
-    fn read_images(&mut self, selected: &BTreeSet<Label>) -> BTreeMap<Label, Read<'c>> {
-        let mut images: BTreeMap<Label, Read<'c>> = BTreeMap::new();
-        let mut wave: Vec<Label> = selected.iter().cloned().collect();
-        let mut seen: BTreeSet<Label> = selected.clone();
-        while !wave.is_empty() {
-            let read: Vec<_> = wave.par_iter().map(|label| self.read_image(label)).collect();
-            let mut next = BTreeSet::new();
-            for (label, read) in wave.into_iter().zip(read) {
-                match read {
-                    Ok(read) => {
-                        let tested = read.tests.iter().flat_map(|test| &test.references);
-                        for (_, target, ..) in read.references.iter().chain(tested) {
-                            if let Target::Entry(parent) = target
-                                && self.catalogue.images.contains_key(parent)
-                                && seen.insert(parent.clone())
-                            {
-                                next.insert(parent.clone());
-                            }
-                        }
-                        images.insert(label, read);
-                    }
-                    Err(problems) => self.problems.extend(problems),
-                }
-            }
-            wave = next.into_iter().collect();
-        }
-        images
-    }
-
-    fn read_image(&self, label: &Label) -> Result<Read<'c>, Vec<Problem>> {
-        let Some(image) = self.catalogue.images.get(label) else {
-            return Err(vec![Problem::new(format!("{label} is no image"))]);
-        };
-        let dockerfile = read_dockerfile(&self.catalogue.root, &image.dockerfile, &image.origin.field("dockerfile"), dockerfile::parse)?;
-        let platform = &image.platform;
-        let references = self.references(&dockerfile.parsed, image.target.as_deref(), &spec::image_arguments(image), platform)?;
-        let mut tests = Vec::new();
-        if self.options.depth >= Depth::Test {
-            for test in &image.tests {
-                tests.push(self.read_test(test, label, image)?);
-            }
-        }
-        Ok(Read { dockerfile, references, tests })
-    }
-
-    fn read_test(&self, label: &Label, image_label: &Label, image: &spec::Image) -> Result<TestRead<'c>, Vec<Problem>> {
-        let Some(spec) = self.catalogue.tests.get(label) else {
-            return Err(vec![Problem::new(format!("{label} is no test"))]);
-        };
-        let spec::TestForm::Dockerfile { dockerfile, .. } = &spec.form else {
-            return Ok(TestRead { name: label.name.clone(), spec, dockerfile: None, references: Vec::new() });
-        };
-        let known = self.test_files.lock().unwrap_or_else(PoisonError::into_inner).get(label).cloned();
-        let dockerfile = match known {
-            Some(read) => read,
-            None => {
-                let read = read_dockerfile(&self.catalogue.root, dockerfile, &spec.origin.field("dockerfile"), dockerfile::parse_test)?;
-                self.test_files.lock().unwrap_or_else(PoisonError::into_inner).insert(label.clone(), read.clone());
-                read
-            }
-        };
-        let args = spec::test_arguments(spec, image_label, image);
-        let references = self.references(&dockerfile.parsed, None, &args, &image.platform)?;
-        Ok(TestRead { name: label.name.clone(), spec, dockerfile: Some(dockerfile), references })
-    }
-
-    fn references(
-        &self,
-        dockerfile: &Dockerfile,
-        target: Option<&str>,
-        args: &BTreeMap<String, String>,
-        platform: &Platform,
-    ) -> Result<References, Vec<Problem>> {
-        let configs = ByText { builder: self, platform };
-        let request = Request { target, args, platform, build_platform: self.options.platform };
-        let resolved = dockerfile.resolve(&request, &configs)?;
-        let mut found = References::new();
-        let mut problems = Vec::new();
-        for reference in &resolved.references {
-            let wanted = reference.platform.as_ref().unwrap_or(platform);
-            match self.target(&reference.text).and_then(|target| self.check_platform(reference, target, wanted)) {
-                Ok(target) => found.push((reference.key(), target, wanted.clone(), reference.span.clone())),
-                Err(problem) => {
-                    let written = dockerfile.source().text.get(reference.span.clone()).unwrap_or_default();
-                    let lower = written.to_lowercase();
-                    let problem = match problem.hint {
-                        None if written.contains('$') => {
-                            problem.hint(format!("`{written}` became that: give its arguments values, with `ARG NAME=…` or in `args`"))
-                        }
-                        None if lower != written && self.target(&lower).is_ok() => problem.hint(format!("did you mean `{lower}`?")),
-                        _ => problem,
-                    };
-                    problems.push(problem.at(dockerfile.source(), reference.span.clone()));
-                }
-            }
-        }
-        if problems.is_empty() { Ok(found) } else { Err(problems) }
-    }
-
-    /// Whose reference is it? (DESIGN §2)
-    fn target(&self, text: &str) -> Result<Target, Problem> {
-        if text == SUBJECT {
-            return Ok(Target::Subject);
-        }
-        let reference: Reference = text.parse().map_err(|error: crate::reference::ParseReferenceError| Problem::new(error.to_string()))?;
-        Ok(match self.catalogue.claims.owner(&reference) {
-            None => Target::Outside(reference),
-            Some(label) => Target::Entry(label.clone()),
-        })
-    }
-
-    /// A stage starts from an image for its own platform.
-    fn check_platform(&self, reference: &ImageUse, target: Target, wanted: &Platform) -> Result<Target, Problem> {
-        let own = match &target {
-            Target::Entry(label) => match (self.catalogue.images.get(label), self.catalogue.bases.get(label)) {
-                (Some(image), _) => image.platform.clone(),
-                (None, Some(base)) => base.platform_for(wanted),
-                (None, None) => return Ok(target),
-            },
-            Target::Outside(_) | Target::Subject => return Ok(target),
-        };
-        if reference.kind != UseKind::From || (own.os(), own.architecture()) == (wanted.os(), wanted.architecture()) {
-            return Ok(target);
-        }
-        let is = target.owner().map(|owner| owner.to_string()).unwrap_or_default();
-        Err(Problem::new(format!("`{}` is {is}, which is for {own}, and is wanted for {wanted} here", reference.text))
-            .hint(format!("set `platform` of one of the two, or write `FROM --platform={own}`")))
     }
 
     /// Adds a node for every image that was read, and for every base referred to.
@@ -429,7 +260,7 @@ impl<'c> Builder<'c, '_> {
             }
             let inside: BTreeSet<NodeIndex> = component.iter().copied().collect();
             let Some(start) = component.iter().copied().min_by_key(|index| self.nodes[*index].owner.clone()) else { continue };
-            let path = self.shortest_cycle(start, &inside);
+            let path = walk::shortest_cycle(&self.nodes, start, &inside);
             let names: Vec<String> = path.iter().chain(path.first()).map(|index| self.nodes[*index].owner.to_string()).collect();
             let mut problem = Problem::new(format!("these images need each other: {}", names.join(" → ")));
             for (position, index) in path.iter().enumerate() {
@@ -443,30 +274,6 @@ impl<'c> Builder<'c, '_> {
             }
             self.problems.push(problem.hint("one of them must start from another image"));
         }
-    }
-
-    fn shortest_cycle(&self, start: NodeIndex, inside: &BTreeSet<NodeIndex>) -> Vec<NodeIndex> {
-        let mut came_from: HashMap<NodeIndex, NodeIndex> = HashMap::new();
-        let mut queue = std::collections::VecDeque::from([start]);
-        while let Some(at) = queue.pop_front() {
-            let mut next: Vec<NodeIndex> = self.nodes.neighbors(at).filter(|index| inside.contains(index)).collect();
-            next.sort_by_key(|index| self.nodes[*index].owner.clone());
-            for to in next {
-                if to == start {
-                    let mut path = vec![at];
-                    while let Some(before) = came_from.get(path.last().unwrap_or(&at)) {
-                        path.push(*before);
-                    }
-                    path.reverse();
-                    return path;
-                }
-                if to != start && !came_from.contains_key(&to) {
-                    came_from.insert(to, at);
-                    queue.push_back(to);
-                }
-            }
-        }
-        vec![start]
     }
 
     fn add_tests(&mut self, images: &BTreeMap<Label, Read<'c>>) {
@@ -504,8 +311,13 @@ impl<'c> Builder<'c, '_> {
         (!self.selection.labels.contains(label) && steps.peek().is_some()).then_some(steps)
     }
 
-    /// All tests of an image, but where single ones were asked for; for a name every test counts.
+    /// All tests of an image, but where single ones were asked for; for a name every test counts, of its image and of what that
+    /// stands on.
     fn wants_test(&self, label: &Label, test: &Name) -> bool {
+        let named = |step: &NodeLabel| matches!(step, NodeLabel::Tag(..) | NodeLabel::Push(..));
+        if self.options.depth >= Depth::Tag && (!self.selection.labels.is_empty() || self.selection.steps.iter().any(named)) {
+            return true;
+        }
         self.steps_of(label).is_none_or(|mut steps| {
             steps.any(|step| match step {
                 NodeLabel::Test(_, wanted) => wanted == test,
@@ -547,7 +359,7 @@ impl<'c> Builder<'c, '_> {
     /// A gate for every image, then the names of the selected ones.
     fn add_gates_and_names(&mut self, images: &BTreeMap<Label, Read<'c>>, selected: &BTreeSet<Label>) {
         let mut gates: HashMap<NodeIndex, NodeIndex> = HashMap::new();
-        for image in topological(&self.nodes) {
+        for image in walk::topological(&self.nodes) {
             let Body::Image(body) = &self.nodes[image].body else { continue };
             let parents: BTreeSet<NodeIndex> = body.parents.values().filter_map(|parent| gates.get(parent).copied()).collect();
             let mut tests: Vec<NodeIndex> = self
@@ -608,89 +420,3 @@ impl<'c> Builder<'c, '_> {
 
 /// The reference that stands for the image under test in a test's Dockerfile.
 pub const SUBJECT: &str = "subject";
-
-struct ByText<'a> {
-    builder: &'a Builder<'a, 'a>,
-    platform: &'a Platform,
-}
-
-impl Configs for ByText<'_> {
-    fn config(&self, image: &str) -> Option<Arc<crate::image::ImageConfig>> {
-        let (text, other) = ImageUse::of_key(image);
-        let wanted = other.as_ref().unwrap_or(self.platform);
-        let catalogue = self.builder.catalogue;
-        match self.builder.target(text).ok()? {
-            Target::Entry(label) => match catalogue.bases.get(&label) {
-                Some(base) => {
-                    let owner = match &base.from {
-                        spec::BaseFrom::Registry(reference) => NodeLabel::Outside(reference.clone()),
-                        _ => NodeLabel::Entry(label),
-                    };
-                    self.builder.configs.known(&owner, &base.platform_for(wanted))
-                }
-                None => {
-                    let platform = &catalogue.images.get(&label)?.platform;
-                    self.builder.configs.known(&NodeLabel::Entry(label.clone()), platform)
-                }
-            },
-            target => self.builder.configs.known(&target.owner()?, wanted),
-        }
-    }
-}
-
-fn topological(nodes: &DiGraph<Node<'_>, (), u32>) -> Vec<NodeIndex> {
-    // petgraph sorts dependants first, since edges go to dependencies
-    let mut order = petgraph::algo::toposort(nodes, None).unwrap_or_default();
-    order.reverse();
-    order
-}
-
-/// What was probably meant by the path of a Dockerfile that is not there: one nearby, by its path from the same folder.
-fn near_dockerfile(root: &Path, path: &str) -> Option<String> {
-    let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
-    let (above, last) = folder.rsplit_once('/').unwrap_or(("", folder));
-    let names = |folder: &str| -> Vec<String> {
-        let entries = std::fs::read_dir(root.join(folder)).into_iter().flatten().flatten();
-        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
-    };
-    let beside: Vec<String> = names(folder).into_iter().filter(|near| root.join(folder).join(near).is_file()).collect();
-    let folders: Vec<String> = names(above).into_iter().filter(|near| root.join(above).join(near).join(name).is_file()).collect();
-    let join = |parts: [&str; 2]| parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/");
-    let near = nearest(name, beside.iter().map(String::as_str)).map(|near| join([folder, near]));
-    let near = near.or_else(|| nearest(last, folders.iter().map(String::as_str)).map(|near| join([&join([above, near]), name])));
-    Some(near.map_or_else(|| "write it, or say where it lies: `dockerfile: \"…\"`".to_owned(), |near| format!("did you mean `{near}`?")))
-}
-
-fn read_dockerfile(
-    root: &Path,
-    path: &str,
-    place: &Place,
-    parse: fn(&Arc<Source>) -> Result<Dockerfile, Vec<Problem>>,
-) -> Result<DockerfileRead, Vec<Problem>> {
-    let full = root.join(path);
-    let fail = |error: &std::io::Error| {
-        let message = match error.kind() {
-            std::io::ErrorKind::NotFound => format!("there is no file `{path}`"),
-            std::io::ErrorKind::PermissionDenied => format!("`{path}` can't be read: permission denied"),
-            _ => format!("`{path}` can't be read: {error}"),
-        };
-        let hint = (error.kind() == std::io::ErrorKind::NotFound).then(|| near_dockerfile(root, path)).flatten();
-        vec![Problem { message, places: vec![place.clone()], hint }]
-    };
-    let metadata = std::fs::metadata(&full).map_err(|error| fail(&error))?;
-    if metadata.is_dir() {
-        let hint = full.join("Dockerfile").is_file().then(|| format!("did you mean `{path}/Dockerfile`?"));
-        return Err(vec![Problem { message: format!("`{path}` is a folder, not a Dockerfile"), places: vec![place.clone()], hint }]);
-    }
-    let bytes = std::fs::read(&full).map_err(|error| fail(&error))?;
-    let text = String::from_utf8(bytes).map_err(|error| {
-        vec![Problem {
-            message: format!("`{path}` is not UTF-8 at byte {}", error.utf8_error().valid_up_to()),
-            places: vec![place.clone()],
-            hint: None,
-        }]
-    })?;
-    let source = Arc::new(Source { path: path.to_owned(), text });
-    let parsed = parse(&source)?;
-    Ok(DockerfileRead { path: path.to_owned(), stamp: Stamp::of(&metadata), parsed: Arc::new(parsed) })
-}

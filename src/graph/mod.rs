@@ -2,6 +2,8 @@
 
 mod build;
 mod node;
+mod read;
+mod walk;
 
 pub use build::{Depth, Graph, GraphOptions, KnownConfigs, SUBJECT, StandIns};
 pub use node::*;

@@ -195,7 +195,7 @@ impl FileDigests {
             };
             let metadata = file.metadata().map_err(Failure::Unreadable)?;
             let before = Stamp::of(&metadata);
-            if !metadata.is_file() || (entry.kind != EntryKind::File { executable: before.mode & 0o111 != 0 }) {
+            if !metadata.is_file() || (entry.kind != EntryKind::File { executable: before.mode & 0o100 != 0 }) {
                 return Err(Failure::Another);
             }
             let (digest, length) = hash(&mut file, before.size).map_err(Failure::Unreadable)?;

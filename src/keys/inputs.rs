@@ -49,9 +49,15 @@ pub(super) fn context(
     let context_root = root.join(folder);
     let listing = list(root, folder, dockerfile, uses)?;
     let context = digests.digest(&context_root, folder, &listing.entries)?;
+    // an ignore file may lie beside a Dockerfile that is outside of the context; then its path is whole
+    let shown = |path: &str| match Path::new(path).strip_prefix(root) {
+        Ok(inside) => inside.to_string_lossy().into_owned(),
+        Err(_) if path.starts_with('/') => path.to_owned(),
+        Err(_) => join(folder, path),
+    };
     let mut watched: Vec<Watched> = context.iter().map(|input| (join(folder, &input.entry.path), Some(input.entry.stamp))).collect();
-    watched.extend(listing.folders.iter().chain(&listing.ignore_file).map(|(path, stamp)| (join(folder, path), Some(*stamp))));
-    watched.extend(listing.missing.iter().map(|path| (join(folder, path), None)));
+    watched.extend(listing.folders.iter().chain(&listing.ignore_file).map(|(path, stamp)| (shown(path), Some(*stamp))));
+    watched.extend(listing.missing.iter().map(|path| (shown(path), None)));
     Ok(Inputs { context, watched })
 }
 

@@ -8,10 +8,11 @@
 //! | `context` | image, test | why the whole context counts |
 //! | `arg N` | image, test | value of a declared build arg |
 //! | `platform` `target` `network` `epoch` | image, test | the setting |
-//! | `secret I`, `ssh I` | image | that it may be mounted, never its value |
+//! | `secret I`, `ssh I` | image | whether it is given, never its value |
 //! | `base R`, `base R for P` | image, test | manifest digest, or image id of a local base; P where another platform's |
 //! | `parent L` | image, test | image id |
 //! | `command N`, `env N` | test, base | what is run |
+//! | `folder` | base | where its command runs, relative to the workspace |
 //! | `subject` | test | image id |
 //! | `name`, `image`, `test L`, `untested` | tag, push | what the name needs |
 
@@ -94,6 +95,7 @@ impl Keys<'_> {
         self.context_is_there(&resolved, &spec.context, &place)?;
         let resolved = self.settled(resolved, &read.path, &spec.context)?;
         let mut own = self.dockerfile(&read.parsed, &read.path, resolved, &spec.context, spec.network, platform)?;
+        own.components.extend(own.resolved.iter().flat_map(|resolved| mounts(resolved, spec)).collect::<Vec<_>>());
         own.inputs.watched.push((node.dockerfile.path.clone(), Some(node.dockerfile.stamp)));
         if let Some(target) = &spec.target {
             own.components.push(Component::new("target", &**target));
@@ -153,6 +155,7 @@ impl Keys<'_> {
                     let files = inputs::globs(self.root, globs, &entry.origin.field("inputs"), self.digests)?;
                     let mut parts = vec![
                         platform_part,
+                        Component::new("folder", command_folder(entry)),
                         Component::new("epoch", self.epoch.to_string()),
                         Component::new("command", format!("{argv:?}")),
                     ];
@@ -232,18 +235,26 @@ impl Keys<'_> {
         components.extend(resolved.args.iter().map(|(name, value)| {
             Component::new(format!("arg {name}"), value.as_deref().map_or("(unset)".to_owned(), |value| format!("={value}")))
         }));
-        components.extend(resolved.secrets.iter().map(|secret| Component::new(format!("secret {}", secret.id), "mounted")));
-        components.extend(resolved.ssh.iter().map(|agent| Component::new(format!("ssh {}", agent.id), "mounted")));
         if let Some(reason) = &resolved.context.whole {
             components.push(Component::new("context", reason));
         }
         let files = inputs::context(self.root, context, Some(path), &resolved.context, self.digests)?;
         components.extend(inputs::components("file", &files.context));
-        // a secret or ssh id may be mounted by several steps, and counts once
-        components.sort();
-        components.dedup();
         Ok(Own { components, inputs: files, resolved: Some(Arc::new(resolved)) })
     }
+}
+
+/// Which secrets and agents an image mounts, and whether its entry gives them: without an optional one it is another build.
+fn mounts(resolved: &Resolved, spec: &spec::Image) -> Vec<Component> {
+    let part = |kind: &str, id: &str, given: bool| Component::new(format!("{kind} {id}"), if given { "given" } else { "not given" });
+    let secrets = resolved.secrets.iter().map(|secret| part("secret", &secret.id, spec.secrets.contains_key(secret.id.as_str())));
+    let agents = resolved.ssh.iter().map(|agent| part("ssh", &agent.id, spec.ssh.contains_key(agent.id.as_str())));
+    secrets.chain(agents).collect()
+}
+
+/// Where the command of a base runs: its package's folder, relative to the workspace root.
+pub fn command_folder(entry: &spec::Base) -> &str {
+    entry.origin.source().path.rsplit_once('/').map_or("", |(folder, _)| folder)
 }
 
 /// Whether the build file gives each secret and agent that an instruction can't do without; a test is given none.

@@ -1,84 +1,22 @@
 //! Decides about one node from the settled results of the nodes it depends on.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
 
+use super::decision::{Decision, PlannerOptions, Value, Values, levels};
 use super::past::{NameScope, Past, PastResult};
 use super::tested::{NotTested, PassedTest, Tested};
-use crate::component::{Component, key_of};
-use crate::digest::{Digest, ImageId, Key};
-use crate::dockerfile::Configs;
+use crate::component::{Component, KEY_SCHEMA, key_of, schema_of};
+use crate::digest::Key;
+use crate::dockerfile::{Configs, ImageUse};
 use crate::graph::{BaseNode, BaseSource, Body, GateNode, Graph, ImageNode, NamesNode, Node, NodeIndex, SUBJECT, StandIn, TestNode};
 use crate::image::ImageConfig;
 use crate::keys::{self, KeyError, Keys, Own};
 use crate::label::NodeLabel;
-use crate::problem::Problem;
 use crate::reason::Reason;
 use crate::reference::Reference;
-
-/// What a node came to: all that its dependants' keys and steps need.
-#[derive(Clone, Debug)]
-pub enum Value {
-    /// A base.
-    Base {
-        /// What keys hold of it: the manifest digest, or the image id of a local one.
-        content: String,
-        /// Its image id.
-        image: ImageId,
-        /// Where to fetch it by digest, where it lies in a registry.
-        manifest: Option<(Reference, Digest)>,
-        /// Something stands in for the real one.
-        stand_in: bool,
-    },
-    /// An image.
-    Image {
-        /// Its id.
-        image: ImageId,
-        /// It is made from a stand-in base.
-        stand_in: bool,
-    },
-    /// A passed test.
-    Test(PassedTest),
-    /// A gate, with the passed tests of its image.
-    Gate(Vec<PassedTest>),
-    /// Names that point where they should.
-    Names,
-}
-
-/// What is to be done about a node.
-#[derive(Clone, Debug)]
-pub enum Decision {
-    /// Nothing: a recorded result holds.
-    Fresh(Value),
-    /// It has to run.
-    Run {
-        /// Why.
-        reasons: Vec<Reason>,
-        /// Its key, where its dependencies are settled. Names have one each, in order, that are stale or not.
-        key: Option<(Key, Vec<Component>)>,
-        /// Use no instruction cache.
-        no_cache: bool,
-    },
-    /// It may have to run: that shows when these have run, or this is known.
-    Maybe(String),
-    /// It can't run, and why.
-    Blocked(String),
-    /// Its definition or files are broken.
-    Broken(Vec<Problem>),
-}
-
-/// What the user wants of this run.
-#[derive(Clone, Debug, Default)]
-pub struct PlannerOptions {
-    /// Nodes that run whatever the record says.
-    pub forced: BTreeSet<NodeIndex>,
-    /// `--reason`.
-    pub reason: Option<String>,
-    /// `--no-cache`.
-    pub no_cache: bool,
-}
 
 /// Decides about the nodes of one graph.
 pub struct Planner<'a> {
@@ -91,17 +29,16 @@ pub struct Planner<'a> {
     /// The user's wishes.
     pub options: PlannerOptions,
     owns: Mutex<BTreeMap<NodeIndex, Arc<Own>>>,
+    /// Results of this run: another node with the same key shares them.
+    results: Mutex<BTreeMap<Key, PastResult>>,
     /// Results that this run made necessary again: needed, and nowhere to be had.
     lost: Mutex<BTreeMap<NodeIndex, String>>,
 }
 
-/// Looks up the settled value of a node; `None` while it is not settled.
-pub type Values<'v> = dyn Fn(NodeIndex) -> Option<Value> + Sync + 'v;
-
 impl<'a> Planner<'a> {
     /// A planner that has looked at nothing yet.
     pub fn new(graph: &'a Graph<'a>, keys: Keys<'a>, past: &'a dyn Past, options: PlannerOptions) -> Self {
-        Self { graph, keys, past, options, owns: Mutex::default(), lost: Mutex::default() }
+        Self { graph, keys, past, options, owns: Mutex::default(), results: Mutex::default(), lost: Mutex::default() }
     }
 
     /// Decides about all nodes, in order, without running any: by position in [`Graph::order`].
@@ -127,6 +64,16 @@ impl<'a> Planner<'a> {
         self.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(node, needed_by);
     }
 
+    /// A node of this run has settled so.
+    pub fn settled(&self, result: PastResult) {
+        self.results.lock().unwrap_or_else(PoisonError::into_inner).insert(result.key, result);
+    }
+
+    fn result(&self, key: Key) -> Option<PastResult> {
+        let own = self.results.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        own.or_else(|| self.past.result(key))
+    }
+
     /// The node has run: what was lost is there again.
     pub fn regained(&self, node: NodeIndex) {
         self.lost.lock().unwrap_or_else(PoisonError::into_inner).remove(&node);
@@ -150,18 +97,13 @@ impl<'a> Planner<'a> {
             },
             Body::Image(image) => {
                 let own = self.own_of(index, &image.parents, values, |configs| self.keys.image(image, &node.platform, configs)).ok()?;
-                match self.dependencies(node, &image.parents, values) {
-                    (dependencies, None) => own.with(dependencies),
-                    (_, Some(_)) => return None,
-                }
+                own.with(self.dependencies(node, &own, &image.parents, values).ok()?)
             }
             Body::Test(test) => {
                 let own = self.own_of(index, &subject_and(test), values, |configs| self.keys.test(test, &node.platform, configs)).ok()?;
                 let Some(Value::Image { image: subject, .. }) = values(test.subject) else { return None };
-                match self.dependencies(node, &test.parents, values) {
-                    (dependencies, None) => own.with(dependencies.into_iter().chain([Component::new("subject", subject.to_string())])),
-                    (_, Some(_)) => return None,
-                }
+                let dependencies = self.dependencies(node, &own, &test.parents, values).ok()?;
+                own.with(dependencies.into_iter().chain([Component::new("subject", subject.to_string())]))
             }
             Body::Gate(_) => return None,
             Body::Tags(names) | Body::Pushes(names) => {
@@ -224,10 +166,10 @@ impl<'a> Planner<'a> {
             Err(decision) => return *decision,
         };
         let path = Some(image.dockerfile.path.as_str());
-        let (dependencies, waits) = self.dependencies(node, &image.parents, values);
-        if let Some(waits) = waits {
-            return self.changed_alone(index, node, &own, path).unwrap_or(Decision::Maybe(waits));
-        }
+        let dependencies = match self.dependencies(node, &own, &image.parents, values) {
+            Ok(dependencies) => dependencies,
+            Err(waits) => return self.changed_alone(index, node, &own, path).unwrap_or(Decision::Maybe(waits)),
+        };
         let stand_in = self.stands_on_stand_in(image.parents.values(), values);
         self.by_key(index, node, own.with(dependencies), path, move |past| past.image.map(|image| Value::Image { image, stand_in }))
     }
@@ -238,32 +180,32 @@ impl<'a> Planner<'a> {
             Err(decision) => return *decision,
         };
         let Some(Value::Image { image: subject, .. }) = values(test.subject) else {
-            return self
-                .changed_alone(index, node, &own, None)
-                .unwrap_or_else(|| Decision::Maybe(self.graph.node(test.subject).owner.to_string()));
+            return self.changed_alone(index, node, &own, None).unwrap_or_else(|| Decision::Maybe(self.when(test.subject)));
         };
-        let (mut dependencies, waits) = self.dependencies(node, &test.parents, values);
-        if let Some(waits) = waits {
-            return Decision::Maybe(waits);
-        }
+        let mut dependencies = match self.dependencies(node, &own, &test.parents, values) {
+            Ok(dependencies) => dependencies,
+            Err(waits) => return Decision::Maybe(waits),
+        };
         dependencies.push(Component::new("subject", subject.to_string()));
         let label = node.label();
         self.by_key(index, node, own.with(dependencies), None, move |past| {
-            PassedTest::from_record(label, past.key, past.image?, past.good).map(Value::Test)
+            // the key holds the subject; a record that says otherwise is none
+            past.image.filter(|image| *image == subject)?;
+            PassedTest::from_record(label, past.key, subject, past.good).map(Value::Test)
         })
     }
 
     fn gate(&self, gate: &GateNode, values: &Values<'_>) -> Decision {
         for needed in gate.parents.iter().chain([&gate.image]) {
             if values(*needed).is_none() {
-                return Decision::Maybe(self.graph.node(*needed).owner.to_string());
+                return Decision::Maybe(self.when(*needed));
             }
         }
         let mut passed = Vec::new();
         for test in &gate.tests {
             match values(*test) {
                 Some(Value::Test(test)) => passed.push(test),
-                _ => return Decision::Maybe(self.graph.node(*test).label().to_string()),
+                _ => return Decision::Maybe(self.when(*test)),
             }
         }
         Decision::Fresh(Value::Gate(passed))
@@ -274,9 +216,9 @@ impl<'a> Planner<'a> {
             return Decision::Blocked(NotTested::NoTests.to_string());
         }
         let (Some(Value::Image { stand_in, .. }), Some(_)) = (values(names.image), values(names.gate)) else {
-            return Decision::Maybe(self.graph.node(names.image).owner.to_string());
+            return Decision::Maybe(self.when(names.image));
         };
-        if stand_in {
+        if stand_in || self.tested_on_stand_in(names, values) {
             return Decision::Blocked("it is made from a stand-in base (--base), and such images are never named".to_owned());
         }
         let tested = match self.tested(names, values) {
@@ -304,6 +246,20 @@ impl<'a> Planner<'a> {
             return Decision::Fresh(Value::Names);
         }
         self.run(index, reasons, None)
+    }
+
+    /// Whether a test of the image took something from a stand-in.
+    fn tested_on_stand_in(&self, names: &NamesNode, values: &Values<'_>) -> bool {
+        let Body::Gate(gate) = &self.graph.node(names.gate).body else { return false };
+        gate.tests.iter().any(|test| match &self.graph.node(*test).body {
+            Body::Test(test) => self.stands_on_stand_in(test.parents.values(), values),
+            _ => false,
+        })
+    }
+
+    /// What a `maybe` waits for.
+    fn when(&self, index: NodeIndex) -> String {
+        format!("when {} is settled", self.graph.node(index).label())
     }
 
     /// The evidence that a node's names need.
@@ -349,7 +305,7 @@ impl<'a> Planner<'a> {
         value: impl FnOnce(&PastResult) -> Option<Value>,
     ) -> Decision {
         let key = key_of(&mut components);
-        let past = self.past.result(key);
+        let past = self.result(key);
         if self.forced(index).is_some() || self.lost(index).is_some() {
             return self.run(index, Vec::new(), Some((key, components)));
         }
@@ -358,7 +314,15 @@ impl<'a> Planner<'a> {
                 Some(value) => Decision::Fresh(value),
                 None => self.run(index, vec![Reason::NeverBuilt], Some((key, components))),
             },
-            Some(past) => self.run(index, vec![Reason::LastRunFailed { run: past.run }], Some((key, components))),
+            Some(_) if self.options.held.contains_key(&key) => Decision::Blocked(self.options.held[&key].clone()),
+            Some(past) => {
+                let decision = self.run(index, vec![Reason::LastRunFailed { run: past.run }], Some((key, components)));
+                match decision {
+                    // a step that got nothing and said nothing may be in the engine's cache (apt's ignored mirrors)
+                    Decision::Run { reasons, key, .. } if past.infra => Decision::Run { reasons, key, no_cache: true },
+                    decision => decision,
+                }
+            }
             None => {
                 let reasons = self.reasons(node, &components, dockerfile);
                 self.run(index, reasons, Some((key, components)))
@@ -369,9 +333,12 @@ impl<'a> Planner<'a> {
     /// Why components differ from those of the node's newest result.
     fn reasons(&self, node: &Node<'_>, components: &[Component], dockerfile: Option<&str>) -> Vec<Reason> {
         match self.past.latest(&node.label(), &node.platform) {
-            Some((_, old)) => {
+            Some((past, old)) => {
                 let reasons = keys::reasons(&old, components, dockerfile);
-                if reasons.is_empty() { vec![Reason::KeySchema { old: 0, new: crate::component::KEY_SCHEMA }] } else { reasons }
+                match schema_of(past.key, &old) {
+                    Some(schema) if reasons.is_empty() => vec![Reason::KeySchema { old: schema, new: KEY_SCHEMA }],
+                    _ => reasons,
+                }
             }
             None => vec![Reason::NeverBuilt],
         }
@@ -385,9 +352,13 @@ impl<'a> Planner<'a> {
         let Some((_, old)) = self.past.latest(&node.label(), &node.platform) else {
             return Some(self.run(index, vec![Reason::NeverBuilt], None));
         };
-        let old: Vec<Component> = old.into_iter().filter(|part| !is_dependency(part)).collect();
+        let old: Vec<Component> = own_components(&old).cloned().collect();
         let reasons = keys::reasons(&old, &own.components, dockerfile);
-        (!reasons.is_empty()).then(|| self.run(index, reasons, None))
+        // what went back to what it once was may be a hit again
+        let mut sorted = own.components.clone();
+        sorted.sort();
+        let changed = !reasons.is_empty() && !self.past.had(&node.label(), &node.platform, &sorted);
+        changed.then(|| self.run(index, reasons, None))
     }
 
     fn forced(&self, index: NodeIndex) -> Option<Reason> {
@@ -406,26 +377,28 @@ impl<'a> Planner<'a> {
         Decision::Run { reasons, key, no_cache }
     }
 
-    /// The components of dependencies, or the first that is not settled.
+    /// The components of what a node stands on, or what they wait for. What the graph took for a parent, and is none under the configs
+    /// as they are now, counts for nothing.
     fn dependencies(
         &self,
         node: &Node<'_>,
+        own: &Own,
         parents: &BTreeMap<String, NodeIndex>,
         values: &Values<'_>,
-    ) -> (Vec<Component>, Option<String>) {
+    ) -> Result<Vec<Component>, String> {
         let mut components: Vec<Component> = Vec::new();
-        for parent in parents.values() {
+        for parent in used(own, parents).values() {
             let Node { owner, platform, .. } = self.graph.node(*parent);
             let other = Some(platform).filter(|platform| **platform != node.platform);
             match values(*parent) {
                 Some(Value::Base { content, .. }) => components.push(keys::dependency(owner, true, other, &content)),
                 Some(Value::Image { image, .. }) => components.push(keys::dependency(owner, false, None, &image.to_string())),
-                _ => return (Vec::new(), Some(owner.to_string())),
+                _ => return Err(self.when(*parent)),
             }
         }
         components.sort();
         components.dedup();
-        (components, None)
+        Ok(components)
     }
 
     fn stands_on_stand_in<'n>(&self, mut parents: impl Iterator<Item = &'n NodeIndex>, values: &Values<'_>) -> bool {
@@ -446,6 +419,11 @@ impl<'a> Planner<'a> {
         let configs = SettledConfigs { parents, values, past: self.past };
         match compute(&configs) {
             Ok(own) => {
+                let all = own.resolved.iter().flat_map(|resolved| &resolved.references);
+                if let Some(unknown) = all.map(ImageUse::key).find(|used| !parents.contains_key(used)) {
+                    let reason = format!("its base brings `{unknown}` (ONBUILD), which was not known when the run began: run again");
+                    return Err(Box::new(Decision::Blocked(reason)));
+                }
                 // a config can be known and still be that of an earlier result: kept only when all parents are settled
                 let settled = parents.values().all(|parent| values(*parent).is_some());
                 Ok(if settled { self.keep(index, own) } else { Arc::new(own) })
@@ -457,12 +435,12 @@ impl<'a> Planner<'a> {
                     .filter_map(|text| parents.get(text))
                     .map(|parent| self.graph.node(*parent).owner.to_string())
                     .collect();
-                let unsettled = parents.values().any(|parent| values(*parent).is_none());
+                let unsettled = parents.values().copied().find(|parent| values(*parent).is_none());
                 let never = self.past.latest(&self.graph.node(index).label(), &self.graph.node(index).platform).is_none();
                 Err(Box::new(match (never, unsettled) {
                     (true, _) => self.run(index, vec![Reason::NeverBuilt], None),
-                    (false, true) => Decision::Maybe(owners.join(", ")),
-                    (false, false) => Decision::Maybe(format!("config of {} not here", owners.join(", "))),
+                    (false, Some(parent)) => Decision::Maybe(self.when(parent)),
+                    (false, None) => Decision::Maybe(format!("config of {} not here", owners.join(", "))),
                 }))
             }
         }
@@ -489,8 +467,16 @@ pub(crate) fn subject_and(test: &TestNode<'_>) -> BTreeMap<String, NodeIndex> {
     parents
 }
 
-fn is_dependency(part: &Component) -> bool {
-    part.name == "subject" || part.name.starts_with("base ") || part.name.starts_with("parent ")
+/// Those of the references' nodes that the Dockerfile really takes from.
+pub(crate) fn used(own: &Own, parents: &BTreeMap<String, NodeIndex>) -> BTreeMap<String, NodeIndex> {
+    let Some(resolved) = &own.resolved else { return parents.clone() };
+    let used = resolved.references.iter().filter_map(|used| parents.get_key_value(&used.key()));
+    used.map(|(key, index)| (key.clone(), *index)).collect()
+}
+
+/// The components that are a node's own, and not those of what it stands on.
+pub(super) fn own_components(components: &[Component]) -> impl Iterator<Item = &Component> {
+    components.iter().filter(|part| part.name != "subject" && !part.name.starts_with("base ") && !part.name.starts_with("parent "))
 }
 
 struct SettledConfigs<'a> {
@@ -506,19 +492,4 @@ impl Configs for SettledConfigs<'_> {
             _ => None,
         }
     }
-}
-
-/// Nodes by the length of the longest path below them: those of one level depend on none of each other.
-fn levels(graph: &Graph<'_>) -> Vec<Vec<NodeIndex>> {
-    let mut level_of: BTreeMap<NodeIndex, usize> = BTreeMap::new();
-    let mut levels: Vec<Vec<NodeIndex>> = Vec::new();
-    for index in graph.order() {
-        let level = graph.dependencies(*index).iter().filter_map(|needed| level_of.get(needed)).max().map_or(0, |below| below + 1);
-        level_of.insert(*index, level);
-        if levels.len() == level {
-            levels.push(Vec::new());
-        }
-        levels[level].push(*index);
-    }
-    levels
 }

@@ -2,11 +2,13 @@
 //! asks no engine and no registry. Execution decides with the same code when a node is popped.
 
 mod decide;
+mod decision;
 mod past;
 mod records;
 pub mod tested;
 
-pub(crate) use decide::subject_and;
-pub use decide::{Decision, Planner, PlannerOptions, Value, Values};
+pub use decide::Planner;
+pub(crate) use decide::{subject_and, used};
+pub use decision::{Decision, PlannerOptions, Value, Values};
 pub use past::{LockedBase, NameScope, Past, PastName, PastResult};
 pub use records::Records;

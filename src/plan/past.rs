@@ -22,6 +22,8 @@ pub struct PastResult {
     pub image: Option<ImageId>,
     /// In which run.
     pub run: String,
+    /// It failed for what was around it: what an engine cached meanwhile may be wrong.
+    pub infra: bool,
 }
 
 /// Where igraph last put a name.
@@ -50,6 +52,8 @@ pub trait Past: Sync {
     fn result(&self, key: Key) -> Option<PastResult>;
     /// The newest result of a node, with the components of its key.
     fn latest(&self, label: &NodeLabel, platform: &Platform) -> Option<(PastResult, Vec<Component>)>;
+    /// Whether some result of the node that holds was made from these components of its own, whatever it stood on.
+    fn had(&self, label: &NodeLabel, platform: &Platform, own: &[Component]) -> bool;
     /// A name.
     fn name(&self, scope: NameScope, name: &Reference) -> Option<PastName>;
     /// The config of an image.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::past::{LockedBase, NameScope, Past, PastName, PastResult};
 use crate::component::Component;
 use crate::digest::{ImageId, Key};
+use crate::failure::FailureClass;
 use crate::graph::KnownConfigs;
 use crate::image::ImageConfig;
 use crate::label::NodeLabel;
@@ -33,8 +34,8 @@ impl<'a> Records<'a> {
     /// # Errors
     /// Of the database.
     pub fn read(state: &'a State, lock: &'a LockFile) -> Result<Self, RecordError> {
-        let journaled = state.journal()?.into_iter().flat_map(|(_, group)| group.names).map(|name| name.name);
-        let in_flight: HashSet<Reference> = journaled.chain(state.moved_by_others()?).collect();
+        let journal = state.journal()?.into_iter().flat_map(|(_, group)| group.names).map(|name| name.name);
+        let in_flight: HashSet<Reference> = journal.chain(state.moved_by_others()?).collect();
         let names = state.names()?.into_iter().map(|name| {
             let in_flight = name.scope == NameScope::Registry && in_flight.contains(&name.name);
             ((name.scope, name.name), PastName { key: name.key, image: name.image, in_flight })
@@ -48,15 +49,22 @@ impl Past for Records<'_> {
         let summary = self.results.get(&key)?;
         let good = summary.verdict.is_good();
         // the run is told only of failures
-        let run = if good { String::new() } else { self.state.result(&key).ok().flatten().map(|result| result.run).unwrap_or_default() };
-        Some(PastResult { key, good, image: summary.image, run })
+        let failed = if good { None } else { self.state.result(&key).ok().flatten() };
+        let infra = failed.as_ref().and_then(|result| result.failure.as_ref()).is_some_and(|failure| failure.class == FailureClass::Infra);
+        Some(PastResult { key, good, image: summary.image, run: failed.map(|result| result.run).unwrap_or_default(), infra })
     }
 
     fn latest(&self, label: &NodeLabel, platform: &Platform) -> Option<(PastResult, Vec<Component>)> {
         let result = self.state.latest(label, platform).ok().flatten()?;
-        let past =
-            PastResult { key: result.key, good: result.verdict.is_good(), image: result.image.map(|image| image.id), run: result.run };
+        let infra = result.failure.as_ref().is_some_and(|failure| failure.class == FailureClass::Infra);
+        let (good, image) = (result.verdict.is_good(), result.image.map(|image| image.id));
+        let past = PastResult { key: result.key, good, image, run: result.run, infra };
         Some((past, result.components))
+    }
+
+    fn had(&self, label: &NodeLabel, platform: &Platform, own: &[Component]) -> bool {
+        let kept = self.state.components_of(label, platform).unwrap_or_default();
+        kept.iter().any(|components| super::decide::own_components(components).eq(own))
     }
 
     fn name(&self, scope: NameScope, name: &Reference) -> Option<PastName> {

@@ -20,17 +20,19 @@ impl StateFolder {
         Self { path: path.into() }
     }
 
-    /// Makes the folder, and the `.gitignore` in it by which git passes it over, where they are missing.
+    /// Makes the folder with its place for root filesystems and layers, and the `.gitignore` by which git passes it over, where they
+    /// are missing.
     ///
     /// # Errors
     /// Where they can't be written.
     pub fn create(&self) -> Result<(), RecordError> {
-        fs::create_dir_all(&self.path).map_err(|source| RecordError::io("create", &self.path, source))?;
+        let make = |path: &Path| fs::create_dir_all(path).map_err(|source| RecordError::io("create", path, source));
+        make(&self.path)?;
         let ignore = self.path.join(".gitignore");
         if !ignore.exists() {
             replace(&ignore, b"*\n")?;
         }
-        Ok(())
+        make(&self.bases())
     }
 
     /// The folder itself.
@@ -63,7 +65,7 @@ impl StateFolder {
         self.path.join("file-digests")
     }
 
-    /// The folder of snapshots.
+    /// Root filesystems that commands made, and layers on their way to a registry.
     pub fn bases(&self) -> PathBuf {
         self.path.join("bases")
     }

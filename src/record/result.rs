@@ -279,6 +279,25 @@ impl State {
         })
     }
 
+    /// The components of each result of a node that holds, newest first.
+    ///
+    /// # Errors
+    /// Of the database.
+    pub fn components_of(&self, node: &NodeLabel, platform: &Platform) -> Result<Vec<Vec<Component>>, RecordError> {
+        self.read(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT c.list FROM results r JOIN components c ON c.key = r.key \
+                     WHERE r.node = ?1 AND r.platform = ?2 AND r.verdict <> 'failed' GROUP BY r.key ORDER BY max(r.rank) DESC",
+                )?
+                .query_map([node.to_string(), platform.to_string()], |row| {
+                    let list: Vec<u8> = row.get(0)?;
+                    components::decode(&list).map_err(|error| rusqlite::Error::FromSqlConversionFailure(0, Type::Blob, Box::new(error)))
+                })?
+                .collect()
+        })
+    }
+
     /// How long each node took when it last succeeded, in milliseconds.
     ///
     /// # Errors

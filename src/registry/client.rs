@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::config::ClientConfig;
 use super::fault::{self, Fault};
+use super::flight::Flights;
 use super::transport::Transport;
 use crate::cancel::Cancel;
 use crate::failure::{Failure, Retry};
@@ -19,6 +20,8 @@ pub struct Client {
 
 pub(super) struct Inner {
     pub transport: Transport,
+    /// Layers that this client has brought somewhere, or is bringing.
+    pub flights: Flights,
     /// `None` only while it is dropped.
     runtime: Option<tokio::runtime::Runtime>,
 }
@@ -45,7 +48,7 @@ impl Client {
             .enable_time()
             .build()
             .map_err(|error| Failure::infra(format!("cannot start the registry client: {error}")).retry(Retry::Never))?;
-        Ok(Self { inner: Arc::new(Inner { transport: Transport::new(config), runtime: Some(runtime) }) })
+        Ok(Self { inner: Arc::new(Inner { transport: Transport::new(config), flights: Flights::default(), runtime: Some(runtime) }) })
     }
 
     pub(super) fn block<T>(&self, cancel: &Cancel, work: impl Future<Output = fault::Result<T>>) -> Result<T, Failure> {

@@ -28,6 +28,7 @@ mod config;
 mod credentials;
 mod download;
 mod fault;
+mod flight;
 mod gzip;
 mod manifest;
 mod names;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::client::{Client, Inner};
 use super::download::falls_through;
 use super::fault::{Fault, Result as FaultResult};
+use super::flight::locked;
 use super::manifest::{MEDIA_TYPE_MANIFEST, image_manifest};
 use super::upload::{BlobFrom, MountOutcome, OpenedUpload, Progress, Source};
 use crate::cancel::Cancel;
@@ -51,6 +52,11 @@ pub trait LayerProvider {
 
     /// The layer as a file, made now if need be. Only asked when no known blob can be had.
     fn packed(&self, diff_id: Digest) -> Result<PackedLayer, Failure>;
+
+    /// Whether a blob that another image brought will do for this one's layer of the same diff id.
+    fn fits(&self, _blob: Digest) -> bool {
+        true
+    }
 }
 
 /// What an upload did.
@@ -189,8 +195,26 @@ impl Publishing<'_> {
         }
     }
 
-    /// Sees to it that a layer is in the target.
+    /// Sees to it that a layer is in the target. One that its registry is not known to have goes there once, however many images
+    /// bring it at this time.
     fn place(&self, diff_id: Digest, candidates: &[KnownBlob], tally: &mut Tally) -> FaultResult<KnownBlob> {
+        if candidates.iter().any(|blob| blob.repository.host() == self.target.host()) {
+            return self.place_from(diff_id, candidates, tally);
+        }
+        let place = self.inner.flights.place(self.target.host(), diff_id);
+        let mut placed = locked(&place);
+        if let Some(blob) = placed.clone().filter(|blob| self.provider.fits(blob.digest)) {
+            drop(placed);
+            let candidates: Vec<KnownBlob> = [blob].into_iter().chain(candidates.iter().cloned()).collect();
+            return self.place_from(diff_id, &candidates, tally);
+        }
+        let blob = self.place_from(diff_id, candidates, tally)?;
+        *placed = Some(blob.clone());
+        Ok(blob)
+    }
+
+    /// Brings a layer into the target from where it is known to lie, else from the provider.
+    fn place_from(&self, diff_id: Digest, candidates: &[KnownBlob], tally: &mut Tally) -> FaultResult<KnownBlob> {
         let is_here = |blob: &&KnownBlob| blob.repository.name() == self.target.name();
         let is_near = |blob: &&KnownBlob| blob.repository.host() == self.target.host();
         let mut absent = BTreeSet::new();

@@ -20,7 +20,7 @@ const WORKSPACE: Schema = Schema {
         ("packages", "a string, like `\"images\"`"),
         ("registry", "a string, like `\"docker.io\"`"),
         ("registries", "a map, like `{\"reg.corp:5000\": (tls: Off)}`"),
-        ("engine", "`Docker` or `Docker(host: \"unix:///var/run/docker.sock\")`"),
+        ("engine", "`Docker`, `Docker(host: \"unix:///var/run/docker.sock\")` or `Embedded`"),
         ("epoch", "a whole number of seconds, like `315532800`"),
         ("jobs", "a whole number, like `4`"),
         ("retries", "a whole number, like `3`, or the full form, like `(max: 3, delay: \"2s\")`"),
@@ -33,9 +33,6 @@ const REGISTRY: Schema = Schema {
 };
 
 const ENGINE: Schema = Schema { rule: "Docker", groups: &[&[("host", "a string, like `\"unix:///var/run/docker.sock\"`")]] };
-
-/// Engines that a later version brings: what igraph says when it meets them.
-const LATER_ENGINES: &[(&str, &str)] = &[("Embedded", "the embedded engine comes with a later version")];
 
 /// 1980-01-01, the first day that a zip archive can say.
 const EPOCH: i64 = 315_532_800;
@@ -149,14 +146,18 @@ fn engine(fields: &Fields<'_, '_>, sink: &mut Sink<'_>) -> EngineChoice {
             return docker;
         }
     };
-    if let Some((_, why)) = LATER_ENGINES.iter().find(|(engine, _)| *engine == name) {
-        sink.report_hint(span, format!("`{name}` is not there yet: {why}"), "write `Docker`");
-        return docker;
+    if name == "Embedded" && matches!(node.kind, Kind::Word(_)) {
+        return EngineChoice::Embedded;
     }
     if name != "Docker" {
         let problem = sink.at(span, format!("there is no engine `{name}`"));
-        let near = nearest(&name.to_lowercase(), ["docker"]);
-        sink.problems.push(problem.hint(if near.is_some() { "did you mean `Docker`?" } else { "write `Docker`" }));
+        let near = nearest(&name.to_lowercase(), ["docker", "embedded"]);
+        let hint = match near {
+            Some("docker") => "did you mean `Docker`?",
+            Some(_) => "did you mean `Embedded`?",
+            None => "write `Docker` or `Embedded`",
+        };
+        sink.problems.push(problem.hint(hint));
         return docker;
     }
     match &node.kind {

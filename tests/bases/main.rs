@@ -13,4 +13,5 @@ mod lock;
 mod platforms;
 mod real;
 mod stand_ins;
+mod watching;
 mod world;

@@ -80,19 +80,6 @@ fn a_wrong_registry() {
 }
 
 #[test]
-fn a_later_engine() {
-    insta::assert_snapshot!(workspace("Workspace(engine: Embedded)"), @r"
-        error: `Embedded` is not there yet: the embedded engine comes with a later version
-         --> BUILD.ron:1:19
-          |
-        1 | Workspace(engine: Embedded)
-          |                   ^^^^^^^^
-          |
-          = help: write `Docker`
-        ");
-}
-
-#[test]
 fn a_wrong_engine() {
     insta::assert_snapshot!(workspace("Workspace(engine: docker, jobs: 0, epoch: -1)"), @r"
         error: there is no engine `docker`
@@ -120,7 +107,7 @@ fn a_wrong_engine() {
 #[test]
 fn another_wrong_engine() {
     insta::assert_snapshot!(workspace(r#"Workspace(engine: "Docker", jobs: "4")"#), @r#"
-        error: `engine` is `Docker` or `Docker(host: "unix:///var/run/docker.sock")`
+        error: `engine` is `Docker`, `Docker(host: "unix:///var/run/docker.sock")` or `Embedded`
          --> BUILD.ron:1:19
           |
         1 | Workspace(engine: "Docker", jobs: "4")

@@ -234,6 +234,16 @@ impl Registry {
         digest
     }
 
+    /// The bytes of a manifest.
+    pub fn manifest_bytes(&self, repository: &str, digest: Digest) -> Option<Vec<u8>> {
+        self.store().manifests.get(&(repository.into(), digest.to_string())).map(|(_, bytes)| bytes.clone())
+    }
+
+    /// Forgets a manifest under one name or digest.
+    pub fn remove_manifest(&self, repository: &str, name: &str) {
+        self.store().manifests.remove(&(repository.into(), name.into()));
+    }
+
     /// What a name points at.
     pub fn named(&self, repository: &str, name: &str) -> Option<Digest> {
         self.store().manifests.get(&(repository.into(), name.into())).map(|(_, bytes)| Digest::of(bytes))

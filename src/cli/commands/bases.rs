@@ -16,6 +16,7 @@ use crate::failure::Failure;
 use crate::graph::{BaseSource, Body, Depth, Graph, GraphOptions, NodeIndex};
 use crate::label::NodeLabel;
 use crate::lock::{LockEntry, LockFile, LockedBase};
+use crate::pattern::Selection;
 use crate::plan::Records;
 use crate::platform::Platform;
 use crate::reference::Reference;
@@ -122,6 +123,35 @@ pub fn update(args: &Update, context: &Context<'_>) -> Result<Exit, Error> {
     report(&failures, context)
 }
 
+/// Asks after the bases that a selection stands on, and moves the lock where they have moved; returns those, sorted. What could not be
+/// asked is told as a warning.
+pub fn renew(bench: &Workbench<'_>, selection: &Selection, clock: &dyn Clock) -> Result<Vec<String>, Error> {
+    let context = bench.context;
+    let lock = bench.lock()?;
+    let found = found(bench, &lock, selection, &[])?;
+    let mut entries = Vec::new();
+    for (base, verdict) in found.iter().zip(ask_all(bench, &found, &lock)?) {
+        match verdict {
+            Ok(Verdict::Moved { new, .. }) => entries.push(LockEntry {
+                reference: base.reference.clone(),
+                platform: base.platform.clone(),
+                base: LockedBase { index: new.index, manifest: new.manifest, config: new.image_id, time: clock.now() },
+            }),
+            // what is not in the lock yet is resolved by the next run
+            Ok(Verdict::Same | Verdict::New(_)) => {}
+            Err(failure) => context.printer.warn(format_args!("{}: {}", name_of(base), failure.message)),
+        }
+    }
+    let moved: Vec<String> = entries.iter().map(|entry| entry.reference.familiar()).collect();
+    if !entries.is_empty() {
+        let _writer = bench.writer(false, clock)?;
+        // read again: another igraph may have added to it
+        let written = bench.lock()?.insert(entries);
+        written.map_err(|source| Error::Write { path: bench.root().join(crate::lock::LOCK_FILE), source })?;
+    }
+    Ok(moved)
+}
+
 /// Tells what could not be asked, each trouble once.
 fn report(failures: &[(String, Failure)], context: &Context<'_>) -> Result<Exit, Error> {
     let mut told: Vec<(&Failure, Vec<&str>)> = Vec::new();
@@ -152,12 +182,16 @@ fn radius(base: &Found) -> String {
 
 /// The registry bases that the catalogue uses, sorted; `what` are references, labels of `Base` entries, or patterns of images.
 fn bases(bench: &Workbench<'_>, lock: &LockFile, what: &[String]) -> Result<Vec<Found>, Error> {
+    found(bench, lock, &bench.everything(), what)
+}
+
+fn found(bench: &Workbench<'_>, lock: &LockFile, selection: &Selection, what: &[String]) -> Result<Vec<Found>, Error> {
     let state = bench.state_read_only()?;
     let records = Records::read(&state, lock)?;
     let stand_ins = Default::default();
     let destination = Destination::Workspace(bench.catalogue.workspace.registry.clone());
     let options = GraphOptions { depth: Depth::Push, stand_ins: &stand_ins, destination: &destination, platform: &bench.platform };
-    let graph = Graph::build(&bench.catalogue, &bench.everything(), &options, &records).map_err(Error::Problems)?;
+    let graph = Graph::build(&bench.catalogue, selection, &options, &records).map_err(Error::Problems)?;
     let wanted = wanted(bench, &graph, what)?;
     let mut found: BTreeMap<(Reference, Platform), Found> = BTreeMap::new();
     for index in graph.order() {

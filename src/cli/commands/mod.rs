@@ -9,4 +9,5 @@ pub mod log;
 pub mod state;
 pub mod targets;
 pub mod verb;
+pub mod watch;
 pub mod why;

@@ -17,14 +17,13 @@ use crate::clock::{Clock, Timestamp};
 use crate::digest::ImageId;
 use crate::dockerfile::Resolved;
 use crate::event::{Event, NodeKind, Sink};
-use crate::execute::{self, LazyEngine, Options, World};
+use crate::execute::{self, EngineFactory, LazyEngine, Options, Stops, World};
 use crate::graph::{BaseSource, Body, Depth, Graph, GraphOptions, NodeIndex};
 use crate::keys::{FileDigests, Keys};
 use crate::label::NodeLabel;
 use crate::lock::{LOCK_FILE, LockFile};
 use crate::plan::{Decision, Planner, PlannerOptions, Records, Value};
 use crate::problem::Problem;
-use crate::reason::reasons_of_step;
 use crate::record::{Recorder, State};
 use crate::registry::Client;
 use crate::report;
@@ -44,7 +43,8 @@ pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>)
         // who asked for a report gets an empty one: a runner fails where there is none
         if !dry && Reporting::is_wanted(&args.output) {
             let nothing = Summary { nothing: true, scope: Default::default(), stale: Default::default(), maybe: Default::default() };
-            let began = nothing.began(verb, args, String::new(), clock.now(), &bench.engine_identity(&args.world));
+            let began =
+                nothing.began(verb, args, String::new(), clock.now(), &bench.engine_identity(&args.world), args.plan.reason.clone());
             reporting::tell_fresh(&args.output, context, clock, began, std::iter::empty())?;
         }
         return Ok(Exit::Done);
@@ -75,7 +75,7 @@ pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>)
         build_platform: &bench.platform,
     };
     let forced = if args.plan.force { forced(&graph, depth) } else { BTreeSet::new() };
-    let planning = PlannerOptions { forced, reason: args.plan.reason.clone(), no_cache: args.running.no_cache };
+    let planning = PlannerOptions { forced, reason: args.plan.reason.clone(), no_cache: args.running.no_cache, ..Default::default() };
     let planner = Planner::new(&graph, keys, &records, planning);
     let plan = planner.plan();
     let broken: Vec<_> = plan
@@ -100,19 +100,35 @@ pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>)
         digests.save().map_err(|source| Error::Write { path: bench.folder.file_digests(), source })?;
         let line = report::nothing_to_do(&summary.scope);
         if Reporting::is_wanted(&args.output) {
-            let began = summary.began(verb, args, String::new(), clock.now(), &planner.keys.engine);
+            let began = summary.began(verb, args, String::new(), clock.now(), &planner.keys.engine, args.plan.reason.clone());
             reporting::tell_fresh(&args.output, context, clock, began, fresh_steps(&graph, &plan))?;
         }
         // closing the records may write, and only what is settled is kept
-        let kept = witness.map(|witness| (witness, planner, plan));
+        let kept = witness.filter(|_| selection.warnings.is_empty()).map(|witness| (witness, planner, plan));
         drop(writer);
         if let Some((witness, planner, plan)) = kept {
             witness.keep(&line, &bench, &planner, &plan);
         }
         return nothing_to_do(&line, context);
     }
-    let session = Session { bench: &bench, args, verb, depth, state: &state, digests: &digests, planner: &planner, plan: &plan, clock };
-    let exit = session.run(&summary, &lock)?;
+    let process = format!("{}-{}", std::process::id(), clock.now().0);
+    let engine = || bench.engine(&args.world, &process);
+    let (stops, reason) = (Stops::default(), args.plan.reason.clone());
+    let session = Session {
+        bench: &bench,
+        args,
+        verb,
+        depth,
+        state: &state,
+        digests: &digests,
+        planner: &planner,
+        plan: &plan,
+        clock,
+        engine: &engine,
+        stops: &stops,
+        reason,
+    };
+    let (exit, _) = session.run(&summary, &lock)?;
     drop(writer);
     Ok(exit)
 }
@@ -142,7 +158,7 @@ fn fresh_steps<'p>(
 }
 
 /// With `--locked`: every base of a registry is in the lock. All that are not are told together.
-fn all_locked(graph: &Graph<'_>, lock: &LockFile) -> Result<(), Error> {
+pub fn all_locked(graph: &Graph<'_>, lock: &LockFile) -> Result<(), Error> {
     let missing = |index: &NodeIndex| {
         let node = graph.node(*index);
         let Body::Base(base) = &node.body else { return None };
@@ -158,7 +174,8 @@ fn all_locked(graph: &Graph<'_>, lock: &LockFile) -> Result<(), Error> {
     if problems.is_empty() { Ok(()) } else { Err(Error::Problems(problems)) }
 }
 
-fn has_tests(graph: &Graph<'_>) -> bool {
+/// Whether any test applies to what was matched.
+pub fn has_tests(graph: &Graph<'_>) -> bool {
     graph.order().iter().any(|index| {
         let node = graph.node(*index);
         matches!(node.body, Body::Test(_)) && node.owner.entry().is_some_and(|label| graph.is_selected(label))
@@ -207,7 +224,7 @@ impl Summary {
                 *summary.scope.of(kind) += 1;
                 match decision {
                     // of an image's names, those that are right stay
-                    Decision::Run { reasons, .. } if !reasons.is_empty() && reasons_of_step(reasons, &step).is_empty() => {}
+                    Decision::Run { .. } if decision.spares(&step) => {}
                     Decision::Fresh(_) | Decision::Blocked(_) | Decision::Broken(_) => {}
                     Decision::Run { .. } => *summary.stale.of(kind) += 1,
                     Decision::Maybe(_) => *summary.maybe.of(kind) += 1,
@@ -219,7 +236,7 @@ impl Summary {
     }
 
     /// The event that a run begins with; `run` is empty where nothing is recorded.
-    fn began(&self, verb: &str, args: &Verb, run: String, at: Timestamp, engine: &str) -> Event {
+    fn began(&self, verb: &str, args: &Verb, run: String, at: Timestamp, engine: &str, reason: Option<String>) -> Event {
         Event::RunStarted {
             run,
             at,
@@ -230,31 +247,35 @@ impl Summary {
             scope: self.scope,
             stale: self.stale,
             maybe: self.maybe,
-            reason: args.plan.reason.clone(),
+            reason,
         }
     }
 }
 
-struct Session<'a> {
-    bench: &'a Workbench<'a>,
-    args: &'a Verb,
-    verb: &'static str,
-    depth: Depth,
-    state: &'a State,
-    digests: &'a FileDigests,
-    planner: &'a Planner<'a>,
-    plan: &'a [(NodeIndex, Decision)],
-    clock: Arc<dyn Clock>,
+/// A run that has something to do.
+pub struct Session<'a> {
+    pub bench: &'a Workbench<'a>,
+    pub args: &'a Verb,
+    pub verb: &'static str,
+    pub depth: Depth,
+    pub state: &'a State,
+    pub digests: &'a FileDigests,
+    pub planner: &'a Planner<'a>,
+    pub plan: &'a [(NodeIndex, Decision)],
+    pub clock: Arc<dyn Clock>,
+    pub engine: &'a EngineFactory<'a>,
+    pub stops: &'a Stops,
+    /// Why, for the record.
+    pub reason: Option<String>,
 }
 
 impl Session<'_> {
-    fn run(&self, summary: &Summary, lock: &LockFile) -> Result<Exit, Error> {
+    /// Runs; returns the exit code and the run's id.
+    pub fn run(&self, summary: &Summary, lock: &LockFile) -> Result<(Exit, String), Error> {
         let context = self.bench.context;
         let client = self.bench.client(self.clock.clone(), None)?;
-        let world_args = &self.args.world;
         let started = self.clock.now();
-        let process = format!("{}-{}", std::process::id(), started.0);
-        let engine = LazyEngine::new(Box::new(|| self.bench.engine(world_args, &process)));
+        let engine = LazyEngine::new(Box::new(|| (self.engine)()));
         self.refuse(&engine)?;
         if self.depth == Depth::Push && self.builds() {
             self.prove_credentials(&client)?;
@@ -263,7 +284,7 @@ impl Session<'_> {
         let recorder = Arc::new(Recorder::begin(self.state.folder(), &run)?);
         let reporting = Reporting::begin(&self.args.output, context, self.clock.clone(), recorder.clone());
         let begin = self.clock.monotonic();
-        reporting.emit(&summary.began(self.verb, self.args, run.clone(), started, &self.planner.keys.engine));
+        reporting.emit(&summary.began(self.verb, self.args, run.clone(), started, &self.planner.keys.engine, self.reason.clone()));
         let proxies = context.environment.proxies.clone();
         let lookup = environment::secret;
         let durations = self.state.durations()?;
@@ -282,6 +303,7 @@ impl Session<'_> {
             run: &run,
             durations: &durations,
             cancel: context.cancel,
+            stops: self.stops,
             environment: &lookup,
             proxies: &proxies,
             options: Options {
@@ -311,7 +333,7 @@ impl Session<'_> {
         let told = reporting.finish(context.printer);
         recorder.finish()?;
         told?;
-        Ok(exit)
+        Ok((exit, run))
     }
 
     /// What the engine can't build is refused before anything runs.

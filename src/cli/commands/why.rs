@@ -14,7 +14,7 @@ use crate::keys::{self, Keys};
 use crate::label::{Label, NodeLabel};
 use crate::pattern::{Pattern, Selection};
 use crate::plan::{Decision, Planner, PlannerOptions, Records, Value};
-use crate::reason::Reason;
+use crate::reason::{Reason, reasons_of_step};
 use crate::record::{RunLog, State};
 use crate::spec::Destination;
 
@@ -201,19 +201,20 @@ impl Explanation<'_> {
                 let platform = &self.planner.graph.node(self.index).platform;
                 if let Some(result) = self.state.latest(label, platform)? {
                     printer.line(format_args!("  last ran in run {} at {}", result.run, result.at.to_rfc3339()))?;
-                    for reason in &result.reasons {
-                        printer.line(format_args!("  because {}", full(reason)))?;
+                    for reason in reasons_of_step(&result.reasons, label) {
+                        printer.line(format_args!("  because {}", full(&reason)))?;
                     }
                 }
             }
+            Decision::Run { .. } if decision.spares(label) => printer.line(format_args!("{label} is fresh"))?,
             Decision::Run { reasons, .. } => {
                 printer.line(format_args!("{label} would run"))?;
-                for reason in reasons {
-                    printer.line(format_args!("  {}", full(reason)))?;
+                for reason in reasons_of_step(reasons, label) {
+                    printer.line(format_args!("  {}", full(&reason)))?;
                 }
                 self.instructions(decision)?;
             }
-            Decision::Maybe(waits) => printer.line(format_args!("{label} may run: that shows when {waits} is settled"))?,
+            Decision::Maybe(waits) => printer.line(format_args!("{label} may run: {waits}"))?,
             Decision::Blocked(reason) => printer.line(format_args!("{label} is blocked: {reason}"))?,
             Decision::Broken(problems) => return Err(Error::Problems(problems.clone())),
         }

@@ -15,13 +15,13 @@ use prost::Message as _;
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
-use super::context::{ContextFiles, ReadError};
-use super::engine::{DockerEngine, infra_text, proxy_variables};
+use super::engine::{DockerEngine, infra_text};
 use super::images::{content_tag, throwaway_tag};
 use super::progress::{BuildKitProgress, ClassicProgress, Line, StepLog};
 use super::session::{DOCKERFILE, Served, Session, open_session};
 use super::steps::{exit_code, place_of, plain_error};
 use crate::engine::classify::{classify, ignored_index_failure};
+use crate::engine::context::{ContextFiles, ReadError};
 use crate::engine::{Attempt, BuildRequest, Output};
 use crate::failure::{Failure, FailureClass, Retry};
 use crate::image::EngineImage;
@@ -101,7 +101,7 @@ impl DockerEngine {
         if self.facts.buildkit || request.resolved.args.contains_key("SOURCE_DATE_EPOCH") {
             args.entry("SOURCE_DATE_EPOCH".into()).or_insert_with(|| request.epoch.to_string());
         }
-        args.extend(proxy_variables(request.proxies));
+        args.extend(crate::engine::words::proxy_variables(request.proxies));
         let job = Job {
             text: request.resolved.generate(request.dockerfile, &replace),
             context: Arc::new(ContextFiles::new(request.context_root, request.context, request.epoch)),

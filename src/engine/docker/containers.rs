@@ -13,7 +13,7 @@ use bollard::query_parameters::{
 };
 use futures_util::StreamExt;
 
-use super::engine::{DockerEngine, daemon_failure, error_text, proxy_variables, status_of};
+use super::engine::{DockerEngine, daemon_failure, error_text, status_of};
 use super::images::{OWNER_LABEL, RUN_LABEL};
 use super::progress::{Line, OutputLines};
 use crate::engine::classify::classify;
@@ -97,7 +97,7 @@ impl DockerEngine {
         made: &mut Made,
         log: &mut TestLog<'_>,
     ) -> Result<i64, Failure> {
-        let mut variables = proxy_variables(request.proxies);
+        let mut variables = crate::engine::words::proxy_variables(request.proxies);
         variables.extend(request.env.clone());
         let program = argv.first().cloned().unwrap_or_default();
         let body = ContainerCreateBody {

@@ -1,6 +1,6 @@
 //! The engine itself: connecting, what the daemon is, waiting with cancel and timeout. Knows no build, no container.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,6 +16,7 @@ use super::transport::Dialer;
 use crate::access::Network;
 use crate::digest::{Digest, ImageId};
 use crate::dockerfile::{Dockerfile, Resolved};
+use crate::engine::words::timed_out;
 use crate::engine::{Attempt, BuildRequest, Collected, Engine, EngineIdentity, ExportSink, TestRequest};
 use crate::failure::{Failure, Retry};
 use crate::image::{EngineImage, ImageConfig, ImageSource};
@@ -152,19 +153,6 @@ impl DockerEngine {
     }
 }
 
-/// `timed out after 5m`.
-pub(super) fn timed_out(after: Duration) -> Failure {
-    let (seconds, milliseconds) = (after.as_secs(), after.subsec_millis());
-    let text = match (seconds / 60, seconds % 60) {
-        (0, 0) => format!("{milliseconds}ms"),
-        (0, seconds) if milliseconds == 0 => format!("{seconds}s"),
-        (0, seconds) => format!("{seconds}.{milliseconds:03}s"),
-        (minutes, 0) => format!("{minutes}m"),
-        (minutes, seconds) => format!("{minutes}m{seconds}s"),
-    };
-    Failure::step(format!("timed out after {text}"))
-}
-
 async fn greet(dialer: &Dialer, builder: Builder) -> Result<(Docker, String, Facts), String> {
     let text = |error: Error| error_text(&error);
     let transport = dialer.clone();
@@ -256,14 +244,6 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Proxies in both spellings, as programs look for either.
-pub(super) fn proxy_variables(proxies: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    let both = |(name, value): (&String, &String)| [(name.to_ascii_uppercase(), value.clone()), (name.to_ascii_lowercase(), value.clone())];
-    let mut all: BTreeMap<String, String> = proxies.iter().flat_map(both).collect();
-    all.extend(proxies.clone());
-    all
-}
-
 impl Engine for DockerEngine {
     fn identity(&self) -> EngineIdentity {
         Self::IDENTITY
@@ -328,6 +308,8 @@ impl Engine for DockerEngine {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[test]

@@ -104,7 +104,7 @@ impl DockerEngine {
         task.abort();
         match result {
             Err(_) if attempt.is_some_and(|attempt| attempt.cancel.is_cancelled()) => Err(Failure::stopped()),
-            Err(_) if stopped => Err(super::engine::timed_out(timeout.unwrap_or_default())),
+            Err(_) if stopped => Err(crate::engine::words::timed_out(timeout.unwrap_or_default())),
             Err(failure) => Err(reader.failure.take().unwrap_or(failure)),
             Ok(value) => Ok(value),
         }

@@ -2,7 +2,6 @@
 
 mod build;
 mod containers;
-mod context;
 mod endpoint;
 mod engine;
 mod export;

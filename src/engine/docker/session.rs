@@ -31,9 +31,9 @@ use tokio::sync::{mpsc, oneshot};
 use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::context::{ContextFiles, Item, ReadError};
 use super::transport::{Dialer, io_error};
 use crate::engine::SecretSource;
+use crate::engine::context::{ContextFiles, Item, ReadError};
 use crate::failure::Failure;
 
 /// Name of the generated Dockerfile within the folder that only it is in.

@@ -4,8 +4,8 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use crate::dockerfile::{Command, Dockerfile, FromTarget, Instruction, Resolved, ResolvedStage, Step};
-use crate::problem::Place;
+use crate::dockerfile::{Command, Dockerfile, FromTarget, Resolved, ResolvedStage, Step};
+use crate::engine::words::step_place;
 
 /// The exit code in a daemon's error.
 pub(super) fn exit_code(error: &str) -> Option<i64> {
@@ -36,42 +36,7 @@ pub(super) fn place_of(name: &str, dockerfile: &Dockerfile, resolved: &Resolved)
         Some(step) => classic_step(step, resolved)?,
         None => buildkit_step(name, dockerfile, resolved)?,
     };
-    let from = &dockerfile.stages().get(stage.index)?.from;
-    let escape = dockerfile.directives().escape;
-    let line_of = |instruction: &Instruction| {
-        Place { source: dockerfile.source().clone(), span: instruction.span.clone(), note: None }.line_column().0
-    };
-    let (text, line) = match step {
-        Some(step) if step.trigger => (format!("ONBUILD {}", shortened(&step.instruction.text, escape)), line_of(from)),
-        Some(step) => {
-            let written = step.source.text.get(step.instruction.span.clone()).unwrap_or_default();
-            (shortened(written, escape), line_of(&step.instruction))
-        }
-        // the text, not the source: a test's FROM may stand in no file
-        None => (shortened(&from.text, escape), line_of(from)),
-    };
-    Some(format!("{text} ({}:{line})", dockerfile.source().path))
-}
-
-/// The head of an instruction on one line.
-fn shortened(written: &str, escape: char) -> String {
-    const LENGTH: usize = 60;
-    let mut text = String::new();
-    for line in written.lines() {
-        let (part, goes_on) = match line.trim_end().strip_suffix(escape) {
-            Some(part) => (part, true),
-            None => (line, false),
-        };
-        text.extend(part.split_whitespace().flat_map(|word| [" ", word]));
-        if !goes_on || text.chars().count() > LENGTH {
-            break;
-        }
-    }
-    let text = text.trim();
-    match text.char_indices().nth(LENGTH) {
-        Some((at, _)) => format!("{}…", text[..at].trim_end()),
-        None => text.to_owned(),
-    }
+    step_place(dockerfile, stage.index, step)
 }
 
 /// A stage, and a step of it; `None` for its FROM.
@@ -137,13 +102,6 @@ mod tests {
         let error =
             "failed to solve with frontend dockerfile.v0: failed to build LLB: failed to compute cache key: \"/x\" not found: not found";
         assert_eq!(plain_error(error), "failed to compute cache key: \"/x\" not found: not found");
-    }
-
-    #[test]
-    fn instructions_shorten_to_one_line() {
-        assert_eq!(shortened("RUN apt-get update \\\n   && apt-get   install x", '\\'), "RUN apt-get update && apt-get install x");
-        assert_eq!(shortened("RUN <<EOF\nmake\nEOF", '\\'), "RUN <<EOF");
-        assert_eq!(shortened(&format!("RUN {}", "é".repeat(80)), '\\'), format!("RUN {}…", "é".repeat(56)));
     }
 
     #[test]

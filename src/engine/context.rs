@@ -1,5 +1,5 @@
-//! The context as a daemon gets it: exactly the entries that count, normalised as the key saw them, contents checked against the
-//! key while they are read. Knows files and tar, no daemon.
+//! The context as an engine gets it: exactly the entries that count, normalised as the key saw them, contents checked against the
+//! key while they are read. Knows files and tar, no engine.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -15,7 +15,7 @@ const CHUNK: usize = 64 * 1024;
 
 /// What an entry is to a daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Item {
+pub(in crate::engine) enum Item {
     /// A file, with the BLAKE3 that the key saw.
     File { executable: bool, content: [u8; 32] },
     /// A folder, listed or the parent of something listed.
@@ -26,7 +26,7 @@ pub(super) enum Item {
 
 /// A context ready to be sent, in component order: a folder before what is in it.
 #[derive(Clone, Debug)]
-pub(super) struct ContextFiles {
+pub(in crate::engine) struct ContextFiles {
     root: PathBuf,
     items: Vec<(String, Item)>,
     epoch: i64,
@@ -34,7 +34,7 @@ pub(super) struct ContextFiles {
 
 /// Why a file can't be sent.
 #[derive(Debug)]
-pub(super) enum ReadError {
+pub(in crate::engine) enum ReadError {
     /// The file is not what the key saw.
     Changed(String),
     /// Whoever takes the bytes took no more.
@@ -43,11 +43,9 @@ pub(super) enum ReadError {
 
 impl ReadError {
     /// As a failure: another attempt sees the new content, under a new key.
-    pub(super) fn failure(self) -> Failure {
+    pub(in crate::engine) fn failure(self) -> Failure {
         match self {
-            Self::Changed(path) => {
-                Failure::infra(format!("`{path}` changed while it was read")).hint("the next run sees it as it is then, under another key")
-            }
+            Self::Changed(path) => Failure::overtaken(&path),
             Self::Stopped(error) => Failure::infra(format!("the context could not be sent: {error}")),
         }
     }
@@ -55,7 +53,7 @@ impl ReadError {
 
 impl ContextFiles {
     /// Takes the inputs of a request; adds the folders between them.
-    pub(super) fn new(root: &Path, inputs: &[ContextInput], epoch: i64) -> Self {
+    pub(in crate::engine) fn new(root: &Path, inputs: &[ContextInput], epoch: i64) -> Self {
         let mut items: BTreeMap<Vec<&str>, Item> = BTreeMap::new();
         for input in inputs {
             let components: Vec<&str> = input.entry.path.split('/').filter(|part| !part.is_empty()).collect();
@@ -77,17 +75,17 @@ impl ContextFiles {
     }
 
     /// Paths and what they are, in component order.
-    pub(super) fn items(&self) -> &[(String, Item)] {
+    pub(in crate::engine) fn items(&self) -> &[(String, Item)] {
         &self.items
     }
 
     /// Whether a path is among them.
-    pub(super) fn has(&self, path: &str) -> bool {
+    pub(in crate::engine) fn has(&self, path: &str) -> bool {
         self.items.iter().any(|(known, _)| known == path)
     }
 
     /// Modification time of everything, seconds.
-    pub(super) fn epoch(&self) -> i64 {
+    pub(in crate::engine) fn epoch(&self) -> i64 {
         self.epoch
     }
 
@@ -103,7 +101,7 @@ impl ContextFiles {
     }
 
     /// Length of a file now; a wrong one shows when it is read.
-    pub(super) fn size(&self, path: &str) -> Result<u64, ReadError> {
+    pub(in crate::engine) fn size(&self, path: &str) -> Result<u64, ReadError> {
         self.open(path).map(|(_, size)| size)
     }
 
@@ -111,7 +109,7 @@ impl ContextFiles {
     ///
     /// # Errors
     /// Where they are others, or more or fewer. What was handed out by then is not to be used.
-    pub(super) fn read(
+    pub(in crate::engine) fn read(
         &self,
         path: &str,
         content: &[u8; 32],
@@ -146,7 +144,7 @@ impl ContextFiles {
     ///
     /// # Errors
     /// As [`Self::read`].
-    pub(super) fn write_tar(&self, writer: impl Write, extra: &[(&str, &[u8])]) -> Result<(), ReadError> {
+    pub(in crate::engine) fn write_tar(&self, writer: impl Write, extra: &[(&str, &[u8])]) -> Result<(), ReadError> {
         let mut builder = tar::Builder::new(writer);
         let header = |kind: tar::EntryType, mode: u32, size: u64| {
             let mut header = tar::Header::new_ustar();

@@ -1,0 +1,45 @@
+//! Building: stages and their instructions, each on the layers of those before it.
+
+mod archive;
+mod config;
+mod copy;
+mod download;
+mod key;
+mod mode;
+mod place;
+mod run;
+mod stage;
+mod tree;
+mod users;
+
+pub(super) use place::new_upper;
+pub(super) use run::{Log, failed, lent, not_run, spec};
+pub(super) use stage::Environment;
+pub(super) use users::user;
+
+use std::path::Path;
+
+use super::store::{Claim, Store};
+use crate::engine::{Attempt, BuildRequest};
+use crate::failure::Failure;
+use crate::image::EngineImage;
+
+/// Builds an image and keeps it.
+///
+/// # Errors
+/// As [`crate::engine::Engine::build`].
+pub(super) fn build(
+    store: &Store,
+    runner: &Path,
+    environment: &Environment,
+    request: &BuildRequest<'_>,
+    attempt: &Attempt<'_>,
+) -> Result<EngineImage, Failure> {
+    let _lease = store.lease()?;
+    let built = stage::Builder::new(store, runner, environment, request, attempt).build()?;
+    let claim = if request.throwaway { Claim::Throwaway } else { Claim::Kept };
+    match built {
+        Ok(config) => store.keep(&config, claim),
+        Err(base) => store.find(base)?.ok_or_else(|| Failure::infra("the base is not in the store any more")),
+    }
+}

@@ -1,0 +1,10 @@
+//! What the engine keeps: images, unpacked layers, names, the instruction cache. Shared by processes; nothing in it is trusted that
+//! may not have reached the disk. Knows no Dockerfile.
+
+mod collect;
+mod folder;
+mod images;
+mod layers;
+
+pub(super) use folder::{Store, Work};
+pub(super) use images::Claim;

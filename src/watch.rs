@@ -1,0 +1,360 @@
+//! File events become change sets: which folders are followed, which of their events count, when a burst of them is over.
+//! Knows paths and events, and neither build files nor what a change means: that the keys decide.
+//!
+//! A folder is followed for its own entries alone. Followed are the folders that were listed, those that hold a file that was
+//! read or looked for, and all above them up to the root, so that a folder that is moved away or into place is noticed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use notify::event::{EventKind, ModifyKind};
+use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+
+use crate::stamp::Stamp;
+
+/// How long nothing may happen before a burst of events is over.
+pub const DEBOUNCE: Duration = Duration::from_millis(50);
+
+/// A burst that does not end is taken up after this long.
+const LONGEST: Duration = Duration::from_secs(1);
+
+/// How often polling looks.
+pub const POLL: Duration = Duration::from_secs(1);
+
+/// What has changed since the last time it was asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Paths, relative to the root where they lie in it.
+    pub paths: BTreeSet<String>,
+    /// Events were lost: anything may have changed.
+    pub overflow: bool,
+}
+
+impl Changes {
+    /// Whether nothing has.
+    pub fn is_empty(&self) -> bool {
+        self.paths.is_empty() && !self.overflow
+    }
+
+    /// Adds later ones.
+    pub fn extend(&mut self, later: Self) {
+        self.paths.extend(later.paths);
+        self.overflow |= later.overflow;
+    }
+
+    /// In words, like `a/Dockerfile changed` or `5 paths changed: a, b, c and 2 more`.
+    pub fn describe(&self) -> String {
+        const SHOWN: usize = 3;
+        let some: Vec<&str> = self.paths.iter().take(SHOWN).map(String::as_str).collect();
+        match self.paths.len() {
+            0 if self.overflow => "more changed than the kernel could tell: everything was checked".to_owned(),
+            0 => "nothing changed".to_owned(),
+            1 => format!("{} changed", some[0]),
+            count if count <= SHOWN => format!("{count} paths changed: {}", some.join(", ")),
+            count => format!("{count} paths changed: {} and {} more", some.join(", "), count - SHOWN),
+        }
+    }
+}
+
+/// When a burst of events is over. Moments are those of one monotonic clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Debounce(Option<(Duration, Duration)>);
+
+impl Debounce {
+    /// An event came.
+    pub fn push(&mut self, now: Duration) {
+        let first = self.0.map_or(now, |(first, _)| first);
+        self.0 = Some((first, now));
+    }
+
+    /// How long to wait until the burst is over; zero when it is, `None` without one.
+    pub fn left(&self, now: Duration) -> Option<Duration> {
+        let (first, last) = self.0?;
+        Some((last + DEBOUNCE).min(first + LONGEST).saturating_sub(now))
+    }
+
+    /// The burst is taken up.
+    pub fn reset(&mut self) {
+        self.0 = None;
+    }
+}
+
+/// What an evaluation relies on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Interest {
+    /// Paths that were read, listed, or looked for in vain; relative to the root, or absolute.
+    paths: BTreeSet<String>,
+}
+
+impl Interest {
+    /// Relies on these too.
+    pub fn add(&mut self, paths: impl IntoIterator<Item = String>) {
+        self.paths.extend(paths);
+    }
+
+    /// Relies on all that `other` does, and on these.
+    pub fn merge(&mut self, other: Self, paths: impl IntoIterator<Item = String>) {
+        self.paths.extend(other.paths);
+        self.paths.extend(paths);
+    }
+}
+
+/// Absolute paths that count, and the folders that tell of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Followed {
+    /// Paths whose every event counts.
+    exact: BTreeSet<PathBuf>,
+    /// Folders whose entries all count.
+    listed: BTreeSet<PathBuf>,
+    /// Folders to be told of.
+    folders: BTreeSet<PathBuf>,
+}
+
+impl Followed {
+    /// Looks at the disk for which paths are folders, and where links lead.
+    fn of(root: &Path, interest: &Interest) -> Self {
+        let mut followed = Self::default();
+        for path in &interest.paths {
+            let whole = if path.is_empty() { root.to_owned() } else { root.join(path) };
+            followed.add(root, &whole);
+            // what a link leads to is told of where that lies
+            if let Ok(real) = whole.canonicalize()
+                && real != whole
+            {
+                followed.add(root, &real);
+            }
+        }
+        followed
+    }
+
+    fn add(&mut self, root: &Path, whole: &Path) {
+        if whole.is_dir() {
+            self.listed.insert(whole.to_owned());
+            self.folders.insert(whole.to_owned());
+        }
+        self.exact.insert(whole.to_owned());
+        for above in whole.ancestors().skip(1) {
+            let inside = above.starts_with(root);
+            if above.is_dir() {
+                self.folders.insert(above.to_owned());
+            }
+            if above == root || (!inside && above.is_dir()) {
+                break;
+            }
+            if inside {
+                self.exact.insert(above.to_owned());
+            }
+        }
+    }
+
+    /// Whether an event at `path` may change an evaluation.
+    fn counts(&self, path: &Path) -> bool {
+        self.exact.contains(path) || path.parent().is_some_and(|parent| self.listed.contains(parent))
+    }
+}
+
+/// What a message says that came from whoever looks at the disk.
+pub type Message = notify::Result<notify::Event>;
+
+/// How the disk is looked at.
+enum Source {
+    Kernel(RecommendedWatcher),
+    /// The last stamps of all that is followed.
+    Poll(BTreeMap<PathBuf, Option<Stamp>>),
+}
+
+/// Follows what evaluations rely on.
+pub struct Watcher {
+    root: PathBuf,
+    /// The folder of igraph's own files: its events never count.
+    own: PathBuf,
+    source: Source,
+    followed: Followed,
+    /// Folders that the kernel tells of.
+    told: BTreeSet<PathBuf>,
+}
+
+/// Why the disk is polled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// What the kernel, or the library that asks it, said.
+    pub reason: String,
+    /// What to do about it.
+    pub hint: Option<&'static str>,
+}
+
+const WATCHES: &str = "sysctl fs.inotify.max_user_watches=524288 lets the kernel follow more folders";
+const INSTANCES: &str = "sysctl fs.inotify.max_user_instances=1024 lets more programs follow folders";
+
+impl Limit {
+    fn of(error: &notify::Error) -> Self {
+        let hint = match &error.kind {
+            notify::ErrorKind::MaxFilesWatch => Some(WATCHES),
+            notify::ErrorKind::Io(error) if error.raw_os_error() == Some(libc::ENOSPC) => Some(WATCHES),
+            notify::ErrorKind::Io(error) if error.raw_os_error() == Some(libc::EMFILE) => Some(INSTANCES),
+            _ => None,
+        };
+        let reason = match &error.kind {
+            notify::ErrorKind::MaxFilesWatch => "the kernel follows no more folders for this user".to_owned(),
+            _ => error.to_string(),
+        };
+        Self { reason, hint }
+    }
+}
+
+impl Watcher {
+    /// Follows nothing yet; messages go to `tell`. `own` is the folder of igraph's own files. Where the kernel's way can't be had the
+    /// disk is polled.
+    pub fn new(root: &Path, own: &Path, tell: impl Fn(Message) + Send + 'static, poll: bool) -> (Self, Option<Limit>) {
+        let (source, limit) = if poll {
+            (Source::Poll(BTreeMap::new()), None)
+        } else {
+            match notify::recommended_watcher(tell) {
+                Ok(watcher) => (Source::Kernel(watcher), None),
+                Err(error) => (Source::Poll(BTreeMap::new()), Some(Limit::of(&error))),
+            }
+        };
+        let (root, own) = (root.to_owned(), own.to_owned());
+        (Self { root, own, source, followed: Followed::default(), told: BTreeSet::new() }, limit)
+    }
+
+    /// Whether [`Self::poll`] has to be asked now and then.
+    pub fn polls(&self) -> bool {
+        matches!(self.source, Source::Poll(_))
+    }
+
+    /// How many folders are followed.
+    pub fn folders(&self) -> usize {
+        self.followed.folders.len()
+    }
+
+    /// Follows what `interest` needs, and nothing else. True where something is followed now that was not before: what changed there
+    /// meanwhile nobody has told. With `whole` nothing is taken as followed before.
+    pub fn follow(&mut self, interest: &Interest, whole: bool) -> (bool, Option<Limit>) {
+        let followed = Followed::of(&self.root, interest);
+        let mut limit = None;
+        let mut new = false;
+        if let Source::Kernel(watcher) = &mut self.source {
+            let gone: Vec<PathBuf> = if whole {
+                std::mem::take(&mut self.told).into_iter().collect()
+            } else {
+                self.told.difference(&followed.folders).cloned().collect()
+            };
+            for folder in gone {
+                // a folder that is gone is followed no more anyway
+                let _ = watcher.unwatch(&folder);
+                self.told.remove(&folder);
+            }
+            for folder in &followed.folders {
+                if self.told.contains(folder) {
+                    continue;
+                }
+                match watcher.watch(folder, RecursiveMode::NonRecursive) {
+                    Ok(()) => {
+                        new = true;
+                        self.told.insert(folder.clone());
+                    }
+                    // it went meanwhile: whoever holds it tells of that
+                    Err(error) if is_gone(&error) => new = true,
+                    Err(error) => {
+                        limit = Some(Limit::of(&error));
+                        break;
+                    }
+                }
+            }
+        }
+        self.followed = followed;
+        if limit.is_some() {
+            self.source = Source::Poll(BTreeMap::new());
+            self.told.clear();
+        }
+        if let Source::Poll(known) = &mut self.source {
+            let paths = self.followed.exact.iter().chain(&self.followed.listed);
+            let mut stamps: BTreeMap<PathBuf, Option<Stamp>> = BTreeMap::new();
+            for path in paths {
+                // what was known keeps its old stamp, so that a change since the last look is still found
+                let stamp = known.get(path).copied();
+                new |= stamp.is_none();
+                stamps.insert(path.clone(), stamp.unwrap_or_else(|| look(path)));
+            }
+            *known = stamps;
+        }
+        (new, limit)
+    }
+
+    /// Looks at all that is followed, where the kernel does not tell.
+    pub fn poll(&mut self) -> Changes {
+        let mut changes = Changes::default();
+        let Source::Poll(known) = &mut self.source else { return changes };
+        for (path, stamp) in known.iter_mut() {
+            let now = look(path);
+            if now != *stamp {
+                *stamp = now;
+                changes.paths.insert(shown(&self.root, path));
+            }
+        }
+        changes
+    }
+
+    /// What a message means. A folder that moved or went is followed no more, so that the next [`Self::follow`] begins anew with it.
+    pub fn take(&mut self, message: Message) -> Changes {
+        let mut changes = Changes::default();
+        let event = match message {
+            Ok(event) => event,
+            Err(_) => {
+                changes.overflow = true;
+                return changes;
+            }
+        };
+        if event.need_rescan() {
+            changes.overflow = true;
+            return changes;
+        }
+        if matches!(event.kind, EventKind::Access(_)) {
+            return changes;
+        }
+        for path in &event.paths {
+            if path.starts_with(&self.own) || path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".igraph-")) {
+                continue;
+            }
+            if matches!(event.kind, EventKind::Create(_) | EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))) {
+                self.forget(path);
+            }
+            if self.followed.counts(path) {
+                changes.paths.insert(shown(&self.root, path));
+            }
+        }
+        changes
+    }
+
+    fn forget(&mut self, path: &Path) {
+        let Source::Kernel(watcher) = &mut self.source else { return };
+        let below: Vec<PathBuf> = self.told.iter().filter(|folder| folder.starts_with(path)).cloned().collect();
+        for folder in below {
+            let _ = watcher.unwatch(&folder);
+            self.told.remove(&folder);
+        }
+    }
+}
+
+fn is_gone(error: &notify::Error) -> bool {
+    match &error.kind {
+        notify::ErrorKind::PathNotFound => true,
+        notify::ErrorKind::Io(error) => matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP)),
+        _ => false,
+    }
+}
+
+fn look(path: &Path) -> Option<Stamp> {
+    path.symlink_metadata().ok().map(|metadata| Stamp::of(&metadata))
+}
+
+fn shown(root: &Path, path: &Path) -> String {
+    let short = path.strip_prefix(root).unwrap_or(path);
+    if short.as_os_str().is_empty() { ".".to_owned() } else { short.to_string_lossy().into_owned() }
+}
+
+#[cfg(test)]
+#[path = "watch_tests.rs"]
+mod tests;

@@ -1,0 +1,255 @@
+//! The laws, tried on workspaces made at random: nothing untested is named, every step ends once, the second run does nothing; and
+//! keys that are the same everywhere.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use igraph::digest::Digest;
+use igraph::failure::Failure;
+use igraph::graph::Depth;
+use igraph::record::{NameScope, Verdict};
+use proptest::prelude::*;
+
+use crate::house::{House, How, copy, word};
+use crate::registry::{Action, Registry, Rule};
+
+#[test]
+fn keys_are_the_same_in_another_folder_under_another_umask() {
+    let registry = Arc::new(Registry::start());
+    let house = House::beside(registry.clone(), "one");
+    house.base("base", "1", "base", "");
+    house.package(
+        r#"Image(name: "1", tests: [":smoke", ":deep"], args: {"V": "1"}), Test(name: "deep", dockerfile: "deep/Dockerfile"),
+           Base(name: "b", provides: ["made:1"], from: Command(["./make", "{out}"]), inputs: ["make"])"#,
+    );
+    house.write(
+        "p/make",
+        "#!/bin/sh\nset -eu\ncd \"$TMPDIR\"\necho x > file\ntar --sort=name --mtime=@0 --owner=0 --group=0 -cf \"$1\" file\n",
+    );
+    house.write("p/Dockerfile", "FROM {host}/base:1 AS x\nFROM made:1\nARG V\nCOPY app /app\nCOPY --from=x /salt /salt\n");
+    house.write("p/deep/Dockerfile", "COPY t /t\nRUN /t\n");
+    house.write("p/deep/t", "1");
+    for name in ["z", "a", "m/n"] {
+        house.write(&format!("p/app/{name}"), name);
+    }
+    let mode = |house: &House, path: &str, mode| {
+        std::fs::set_permissions(house.path(path), std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    };
+    mode(&house, "p/make", 0o755);
+    house.run(Depth::Push);
+
+    let other = House::beside(registry, "another name, with a longer path");
+    copy(&house.root, &other.root);
+    for path in ["p/app/a", "p/app/z", "p/deep/t"] {
+        mode(&other, path, 0o600);
+        let file = std::fs::File::options().write(true).open(other.path(path)).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH).unwrap();
+    }
+    for folder in ["p", "p/app", "p/app/m"] {
+        mode(&other, folder, 0o700);
+    }
+    mode(&other, "p/make", 0o700);
+    other.run_of(Depth::Push, &["//..."], &How { jobs: Some(1), ..How::default() });
+    for step in ["//p:b", "//p:1", "//p:1[test/smoke]", "//p:1[test/deep]", "//p:1[push/1]"] {
+        let (key, components) = house.key(step);
+        assert_eq!((key, components.clone()), other.key(step), "{step}");
+        let paths = [house.root.to_str().unwrap(), "/tmp"];
+        assert!(!components.iter().any(|(name, value)| paths.iter().any(|path| name.contains(path) || value.contains(path))));
+    }
+}
+
+/// An image of a random catalogue.
+#[derive(Clone, Debug)]
+struct Shape {
+    /// Images before it that it starts from, or copies from.
+    parents: BTreeSet<usize>,
+    /// Its RUN can't be repeated.
+    dated: bool,
+    /// Its tests, of three.
+    tests: BTreeSet<usize>,
+    aliases: usize,
+}
+
+/// What happens before a run.
+#[derive(Clone, Debug)]
+enum Change {
+    Edit(usize, u8),
+    /// A test's command, by its exit code.
+    Test(usize, u8),
+    /// The next attempts of this image fail.
+    Fail(usize, bool),
+    FailTest(usize, usize),
+    /// The engine has none of its images any more.
+    Prune,
+    /// The registry answers some writes of names with an error.
+    Refuse(usize),
+    /// It resets connections.
+    Reset,
+    Cancel(usize),
+    FailFast,
+    Force,
+}
+
+fn shapes() -> impl Strategy<Value = Vec<Shape>> {
+    (2_usize..7).prop_flat_map(|len| {
+        (0..len)
+            .map(|at| {
+                (
+                    proptest::collection::btree_set(0..at.max(1), 0..3.min(at + 1)),
+                    any::<bool>(),
+                    proptest::collection::btree_set(0_usize..3, 1..3),
+                    0_usize..3,
+                )
+                    .prop_map(move |(parents, dated, tests, aliases)| Shape {
+                        parents: parents.into_iter().filter(|parent| *parent < at).collect(),
+                        dated,
+                        tests,
+                        aliases,
+                    })
+            })
+            .collect::<Vec<_>>()
+    })
+}
+
+fn changes() -> impl Strategy<Value = Vec<Vec<Change>>> {
+    let change = prop_oneof![
+        4 => (0_usize..7, 0_u8..3).prop_map(|(at, text)| Change::Edit(at, text)),
+        2 => (0_usize..3, prop_oneof![Just(0_u8), Just(1), Just(2)]).prop_map(|(test, code)| Change::Test(test, code)),
+        2 => (0_usize..7, any::<bool>()).prop_map(|(at, infra)| Change::Fail(at, infra)),
+        2 => (0_usize..7, 0_usize..3).prop_map(|(at, test)| Change::FailTest(at, test)),
+        1 => Just(Change::Prune),
+        1 => (0_usize..6).prop_map(Change::Refuse),
+        1 => Just(Change::Reset),
+        1 => (0_usize..12).prop_map(Change::Cancel),
+        1 => Just(Change::FailFast),
+        1 => Just(Change::Force),
+    ];
+    proptest::collection::vec(proptest::collection::vec(change, 0..4), 1..5)
+}
+
+struct Catalogue<'a> {
+    house: &'a House,
+    shapes: &'a [Shape],
+    texts: Vec<u8>,
+    tests: [u8; 3],
+    runs: Vec<String>,
+}
+
+impl Catalogue<'_> {
+    fn write(&self) {
+        let mut rules: Vec<String> = self
+            .tests
+            .iter()
+            .enumerate()
+            // what a test says is in its key, whether it passes or not
+            .map(|(at, code)| format!(r#"Test(name: "t{at}", run: ["test {at} && exit {}", "state {code}"])"#, u8::from(*code == 1)))
+            .collect();
+        for (at, shape) in self.shapes.iter().enumerate() {
+            let tests: Vec<String> = shape.tests.iter().map(|test| format!("\":t{test}\"")).collect();
+            let aliases: Vec<String> = (0..shape.aliases).map(|alias| format!("\"a{at}-{alias}\"")).collect();
+            rules.push(format!(
+                r#"Image(name: "i{at}", dockerfile: "i{at}", tests: [{}], aliases: [{}])"#,
+                tests.join(", "),
+                aliases.join(", ")
+            ));
+            let mut parents = shape.parents.iter();
+            let from = parents.next().map_or("scratch".to_owned(), |parent| format!("{{host}}/p:i{parent}"));
+            let copies: String = parents.map(|parent| format!("COPY --from={{host}}/p:i{parent} /x /x\n")).collect();
+            let run = if shape.dated { "date" } else { "make" };
+            self.house.write(&format!("p/i{at}"), &format!("FROM {from}\n{copies}RUN {run} {at} {}\n", self.texts[at]));
+        }
+        self.house.write("p/BUILD.ron", &format!("Package(rules: [{}])", rules.join(", ")));
+    }
+
+    /// Every name in the registry points at an image for which the tests that it needed then had passed.
+    fn check_names(&self) {
+        let state = self.house.state();
+        let passed: BTreeMap<Digest, BTreeSet<String>> = {
+            let mut passed: BTreeMap<Digest, BTreeSet<String>> = BTreeMap::new();
+            for run in &self.runs {
+                for result in state.results_of_run(run).unwrap() {
+                    if let (igraph::event::NodeKind::Test, true, Some(image)) =
+                        (result.kind, result.verdict != Verdict::Failed, &result.image)
+                    {
+                        passed.entry(image.id.0).or_default().insert(result.node.to_string());
+                    }
+                }
+            }
+            passed
+        };
+        for (at, shape) in self.shapes.iter().enumerate() {
+            let tags = std::iter::once(format!("i{at}")).chain((0..shape.aliases).map(|alias| format!("a{at}-{alias}")));
+            for tag in tags {
+                let Some(manifest) = self.house.named("p", &tag) else { continue };
+                let bytes = self.house.registry.manifest_bytes("p", manifest).unwrap();
+                let value: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+                let config: Digest = value["config"]["digest"].as_str().unwrap().parse().unwrap();
+                let done = passed.get(&config).cloned().unwrap_or_default();
+                for test in &shape.tests {
+                    let step = format!("//p:i{at}[test/t{test}]");
+                    assert!(done.contains(&step), "p:{tag} is {config}, for which {step} has not passed: {done:?}");
+                }
+            }
+        }
+        for name in state.names().unwrap().into_iter().filter(|name| name.scope == NameScope::Local) {
+            assert!(passed.contains_key(&name.image.0), "{} is an image without a passed test", name.name);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_name_moves_to_an_untested_image_and_every_step_ends_once(shapes in shapes(), rounds in changes()) {
+        let house = House::new();
+        let mut catalogue = Catalogue { house: &house, shapes: &shapes, texts: vec![0; shapes.len()], tests: [0; 3], runs: Vec::new() };
+        for changes in rounds {
+            let mut how = How::default();
+            for change in changes {
+                match change {
+                    Change::Edit(at, text) => catalogue.texts[at % shapes.len()] = text,
+                    Change::Test(test, code) => catalogue.tests[test] = code,
+                    Change::Fail(at, infra) => {
+                        let failure = if infra { Failure::infra("reset") } else { Failure::step("exit 1") };
+                        house.engine.fail(&format!("p-i{}", at % shapes.len()), [failure]);
+                    }
+                    Change::FailTest(at, test) => house.engine.fail(&format!("p-i{}-t{test}", at % shapes.len()), [Failure::step("exit 9")]),
+                    Change::Prune => house.engine.holds().into_iter().for_each(|image| house.engine.lose(image)),
+                    Change::Refuse(skip) => {
+                        let action = Action::Answer { status: 500, headers: Vec::new(), body: String::new() };
+                        house.registry.rule(Rule { method: "PUT", path: "/manifests/", skip, times: 2, action });
+                    }
+                    Change::Reset => house.registry.rule(Rule { method: "", path: "/blobs/", skip: 2, times: 1, action: Action::Reset }),
+                    Change::Cancel(after) => {
+                        let (cancel, left) = (how.cancel.clone(), std::sync::atomic::AtomicUsize::new(after));
+                        how.on_attempt = Some(Arc::new(move |_| {
+                            if left.fetch_sub(1, std::sync::atomic::Ordering::SeqCst) == 0 {
+                                cancel.cancel();
+                            }
+                        }));
+                    }
+                    Change::FailFast => how.fail_fast = true,
+                    Change::Force => how.force = true,
+                }
+            }
+            catalogue.write();
+            let ran = house.run_of(Depth::Push, &["//..."], &how);
+            let terminal = ran.terminal();
+            prop_assert!(terminal.values().all(|times| *times == 1), "{:?}", terminal);
+            prop_assert_eq!(terminal.len(), ran.end.steps.len());
+            catalogue.runs.push(ran.run);
+            catalogue.check_names();
+        }
+        // once nothing fails any more, all is named; and then there is nothing to do
+        catalogue.tests = [2; 3];
+        catalogue.write();
+        for _ in 0..3 {
+            catalogue.runs.push(house.run(Depth::Push).run);
+        }
+        catalogue.check_names();
+        let bad: Vec<String> = house.run(Depth::Push).end.steps.iter().map(|(label, _, outcome, _)| (label, word(outcome)))
+            .filter(|(_, outcome)| outcome != "fresh").map(|(label, outcome)| format!("{label} {outcome}")).collect();
+        prop_assert_eq!(bad, Vec::<String>::new());
+    }
+}
