@@ -18,6 +18,7 @@ use crate::digest::ImageId;
 use crate::dockerfile::Resolved;
 use crate::event::{Event, NodeKind, Sink};
 use crate::execute::{self, EngineFactory, LazyEngine, Options, Stops, World};
+use crate::failure::Failure;
 use crate::graph::{BaseSource, Body, Depth, Graph, GraphOptions, NodeIndex};
 use crate::keys::{FileDigests, Keys};
 use crate::label::NodeLabel;
@@ -25,6 +26,7 @@ use crate::lock::{LOCK_FILE, LockFile};
 use crate::plan::{Decision, Planner, PlannerOptions, Records, Value};
 use crate::problem::Problem;
 use crate::record::{Recorder, State};
+use crate::reference::Reference;
 use crate::registry::Client;
 use crate::report;
 
@@ -409,27 +411,27 @@ impl Session<'_> {
                 }
             }
         }
-        let cancel = self.bench.context.cancel;
-        let references: Vec<_> = repositories.values().collect();
-        let failures: Vec<_> = std::thread::scope(|scope| {
-            let chunks = references.chunks(references.len().div_ceil(8).max(1));
-            let threads: Vec<_> = chunks
-                .map(|chunk| {
-                    scope.spawn(move || {
-                        chunk.iter().filter_map(|repository| client.prove_push(repository, cancel).err()).collect::<Vec<_>>()
-                    })
-                })
-                .collect();
-            threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect()
-        });
-        let refused: Vec<_> = failures
-            .into_iter()
-            .filter(|failure| failure.group.as_deref().is_some_and(|group| group.starts_with("credentials ")))
-            .collect();
+        // what a host demands its first answer tells; the others then need not ask in vain
+        let mut hosts = BTreeSet::new();
+        let (first, others): (Vec<&Reference>, Vec<_>) = repositories.values().partition(|repository| hosts.insert(repository.host()));
+        let failures = [first, others].into_iter().flat_map(|repositories| self.prove_each(client, &repositories));
+        let refused: Vec<_> =
+            failures.filter(|failure| failure.group.as_deref().is_some_and(|group| group.starts_with("credentials "))).collect();
         if refused.is_empty() {
             return Ok(());
         }
         Err(Error::Credentials(refused))
+    }
+
+    /// What fails where an upload is opened in each of these, a few at a time.
+    fn prove_each(&self, client: &Client, repositories: &[&Reference]) -> Vec<Failure> {
+        let cancel = self.bench.context.cancel;
+        let prove = |chunk: &[&Reference]| chunk.iter().filter_map(|repository| client.prove_push(repository, cancel).err()).collect();
+        std::thread::scope(|scope| {
+            let chunks = repositories.chunks(repositories.len().div_ceil(8).max(1));
+            let threads: Vec<_> = chunks.map(|chunk| scope.spawn(move || -> Vec<Failure> { prove(chunk) })).collect();
+            threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect()
+        })
     }
 }
 
