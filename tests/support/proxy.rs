@@ -80,6 +80,11 @@ impl Proxy {
         proxy
     }
 
+    /// How many such requests there were since the last `take`.
+    pub fn count(&self, such: impl Fn(&Asked) -> bool) -> usize {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).iter().filter(|asked| such(asked)).count()
+    }
+
     /// What was asked since the last call.
     pub fn take(&self) -> Vec<Asked> {
         std::mem::take(&mut self.asked.lock().unwrap_or_else(PoisonError::into_inner))
