@@ -125,6 +125,7 @@ fn another_wrong_engine() {
 
 #[test]
 fn a_wrong_engine_host() {
+    insta::assert_snapshot!(workspace(r#"Workspace(engine: Docker(host: "/var/run/docker.sock"))"#), @"");
     insta::assert_snapshot!(workspace(r#"Workspace(engine: Docker(host: ""), retries: (max_delay: "1s"))"#), @r#"
         error: `host` is empty
          --> BUILD.ron:1:32
