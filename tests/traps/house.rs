@@ -275,6 +275,7 @@ impl House {
                 catalogue,
                 graph,
                 planner,
+                plan: &planner.plan(),
                 state,
                 lock,
                 engine: &engine,
