@@ -2,7 +2,7 @@
 //! ways to the same files give the same bytes. Knows no store.
 
 use std::collections::HashMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
@@ -14,6 +14,8 @@ use super::view::{Spot, View};
 use crate::digest::Digest;
 use crate::engine::embedded::files;
 
+/// How the name of an entry begins that says what is gone (image-spec, layer.md "Whiteouts").
+pub(super) const HIDDEN: &[u8] = b".wh.";
 const CHUNK: usize = 256 << 10;
 /// What twelve bytes of octal digits hold.
 const OCTAL_LIMIT: u64 = 0o777_7777_7777;
@@ -49,7 +51,7 @@ impl Changes {
 /// Finds what `upper` changes of `lower`, and makes it what the layer will say: times not above `epoch`, whole seconds.
 ///
 /// # Errors
-/// Of the disk.
+/// Of the disk; `InvalidInput` for a name that means something else in a layer.
 pub(in crate::engine::embedded) fn changes(upper: &Path, lower: &View, epoch: i64) -> io::Result<Changes> {
     let mut walk = Walk { upper, epoch, items: Vec::new(), links: HashMap::new() };
     walk.folder(Path::new(""), lower.root()?.as_ref())?;
@@ -86,6 +88,11 @@ impl Walk<'_> {
                     if below.is_some() {
                         self.items.push(Item { path, what: What::Gone });
                     }
+                }
+                Some(_) if name.as_bytes().starts_with(HIDDEN) => {
+                    let message =
+                        format!("`/{}` can't be in an image: a name that begins with `.wh.` says that something is gone", path.display());
+                    return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
                 }
                 Some(metadata) => self.entry(path, metadata, below)?,
             }
@@ -161,7 +168,7 @@ struct Writer<'a> {
 }
 
 /// PAX records: `length key=value\n`, the length counting itself.
-fn record(key: &[u8], value: &[u8]) -> Vec<u8> {
+pub(super) fn record(key: &[u8], value: &[u8]) -> Vec<u8> {
     let rest = key.len() + value.len() + 3;
     let mut length = rest + 1;
     while rest + length.to_string().len() != length {
@@ -177,7 +184,7 @@ fn record(key: &[u8], value: &[u8]) -> Vec<u8> {
 
 impl Writer<'_> {
     fn whiteout(&mut self, path: &Path) -> io::Result<()> {
-        let mut name = OsString::from(".wh.");
+        let mut name = OsStr::from_bytes(HIDDEN).to_owned();
         name.push(path.file_name().unwrap_or_default());
         let mut header = tar::Header::new_ustar();
         header.set_entry_type(tar::EntryType::Regular);

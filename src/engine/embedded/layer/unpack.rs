@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{OFlag, openat2};
 use nix::sys::stat::SFlag;
 
+use super::diff::HIDDEN;
 use super::entries::{Entries, Entry, EntryKind, Tee};
 use super::split::{SplitWriter, inside};
 use super::view::View;
@@ -174,8 +175,16 @@ impl Unpacker<'_> {
             }
             return Ok(());
         };
+        let reserved = |part: &OsStr| part.as_bytes().starts_with(HIDDEN);
+        if let Some(part) = above.iter().find(|part| reserved(part)) {
+            // AUFS kept its own files in such folders; no other folder has such a name (image-spec, layer.md "Whiteouts")
+            if part.as_bytes().starts_with(b".wh..wh.") {
+                return self.skip(entry, content, split);
+            }
+            return Err(refuse(&entry.path, "lies in a folder whose name says that something is gone"));
+        }
         let folder = self.folder(&entry.path, above)?;
-        if let Some(hidden) = name.as_bytes().strip_prefix(b".wh.") {
+        if let Some(hidden) = name.as_bytes().strip_prefix(HIDDEN) {
             self.skip(entry, content, split)?;
             return self.whiteout(entry, &folder, OsStr::from_bytes(hidden));
         }
