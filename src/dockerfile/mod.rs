@@ -8,6 +8,8 @@ mod context;
 mod expand;
 mod features;
 mod flags;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod generate;
 mod glob;
 mod heredoc;

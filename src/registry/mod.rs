@@ -29,6 +29,8 @@ mod credentials;
 mod download;
 mod fault;
 mod flight;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod gzip;
 mod manifest;
 mod names;

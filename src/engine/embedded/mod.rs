@@ -12,3 +12,9 @@ mod tests;
 
 pub use engine::{EmbeddedEngine, EmbeddedOptions};
 pub use sandbox::enter as enter_sandbox;
+
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz {
+    pub use super::build::fuzz::config;
+    pub use super::layer::fuzz::{layer, tar};
+}

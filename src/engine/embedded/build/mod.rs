@@ -4,6 +4,8 @@ mod archive;
 mod config;
 mod copy;
 mod download;
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzz;
 mod key;
 mod mode;
 mod place;

@@ -2,6 +2,8 @@
 
 pub(super) mod diff;
 pub(super) mod entries;
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzz;
 pub(super) mod split;
 pub(super) mod unpack;
 pub(super) mod view;
