@@ -61,7 +61,9 @@ mod tests {
     use super::*;
 
     /// Name, function, and how many mutations a run tries.
-    const TARGETS: [(&str, fn(&[u8]), usize); 8] = [
+    type Target = (&'static str, fn(&[u8]), usize);
+
+    const TARGETS: [Target; 8] = [
         ("dockerfile", dockerfile, 3000),
         ("words", words, 10_000),
         ("ignore", ignore, 3000),

@@ -96,8 +96,7 @@ fn check_dockerfile(dockerfile: &Dockerfile, configs: &dyn Configs) {
     let after: Vec<_> = again.stages().iter().map(|stage| kinds(&mut std::iter::once(&stage.from).chain(&stage.instructions))).collect();
     assert_eq!(before, after, "what is generated says something else: {generated:?}");
     let second = resolve(&again, configs).unwrap_or_else(|problems| panic!("{generated:?}: {}", problems[0].message));
-    let steps = |resolved: &Resolved| -> Vec<usize> { resolved.stages.iter().map(|index| *index).enumerate().map(|(at, _)| at).collect() };
-    assert_eq!(steps(&resolved), steps(&second), "{generated:?} needs other stages");
+    assert_eq!(resolved.stages.len(), second.stages.len(), "{generated:?} needs other stages");
     assert_eq!(second.generate(&again, &|_| "img:1".into()).trim_end(), generated.trim_end(), "generated twice");
     resolved.canonical(dockerfile);
 }
@@ -265,8 +264,10 @@ pub fn ignore(data: &[u8]) {
     }
 }
 
+type Matcher = Box<dyn Fn(&str) -> bool>;
+
 /// A pattern by moby's translation to a regular expression; `None` where that has no meaning of its own.
-fn slow_pattern(pattern: &str) -> Option<Box<dyn Fn(&str) -> bool>> {
+fn slow_pattern(pattern: &str) -> Option<Matcher> {
     if let Some(suffix) = pattern.strip_prefix("**").filter(|rest| !rest.contains(['*', '?', '[', ']', '\\'])) {
         let suffix = suffix.to_owned();
         return Some(Box::new(move |path| path.ends_with(&suffix) || suffix.strip_prefix('/') == Some(path)));
