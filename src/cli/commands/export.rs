@@ -32,6 +32,7 @@ use crate::spec::Destination;
 /// Exports.
 pub fn run(args: &Export, context: &Context<'_>) -> Result<Exit, Error> {
     let bench = Workbench::load(context)?;
+    bench.enter(&args.world)?;
     let NodeLabel::Entry(label) = super::why::parse_label(&args.label, &bench)? else {
         let message = format!("`{}` is no image of this workspace", args.label);
         return Err(Error::Usage { message, hint: Some("write its label, like //debian/jessie:4.2.1".to_owned()) });

@@ -106,6 +106,7 @@ type Owns = BTreeMap<(NodeLabel, Platform), Key>;
 impl<'a> Watch<'a> {
     fn begin(verb: &'static str, depth: Depth, args: &'a Verb, bases: Option<Duration>, context: &'a Context<'a>) -> Result<Self, Error> {
         let bench = Workbench::load(context)?;
+        bench.enter(&args.world)?;
         let selection = bench.select(&args.selection.patterns, &args.exclude)?;
         let clock = crate::cli::clock::system();
         let (sender, wakes) = mpsc::channel();
