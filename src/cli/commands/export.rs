@@ -9,6 +9,7 @@ use std::path::Path;
 use crate::cli::args::Export;
 use crate::cli::error::Error;
 use crate::cli::exit::Exit;
+use crate::cli::grounds::Grounds;
 use crate::cli::program::Context;
 use crate::cli::values::ExportTarget;
 use crate::cli::workbench::{self, Workbench};
@@ -17,17 +18,15 @@ use crate::docker_archive;
 use crate::engine::{Attempt, Engine, ExportSink, Output};
 use crate::event::Stream;
 use crate::failure::{Failure, FailureClass, Retry};
-use crate::graph::{Body, Depth, Graph, GraphOptions, NodeIndex};
+use crate::graph::{Body, Depth, NodeIndex};
 use crate::image::{Compression, EngineImage, ImageConfig, ImageSource, LayerBlob};
-use crate::keys::Keys;
 use crate::label::{Label, NodeLabel};
 use crate::pattern::Selection;
-use crate::plan::{Decision, Planner, PlannerOptions, Records, Value};
+use crate::plan::{Decision, PlannerOptions, Value};
 use crate::platform::Platform;
 use crate::record::State;
 use crate::reference::Reference;
 use crate::registry::LayoutWriter;
-use crate::spec::Destination;
 
 /// Exports.
 pub fn run(args: &Export, context: &Context<'_>) -> Result<Exit, Error> {
@@ -60,22 +59,10 @@ struct Chosen {
 /// The image that the label comes to with its present inputs, and its names, where its tests have passed.
 fn choose(bench: &Workbench<'_>, state: &State, label: &Label, args: &Export) -> Result<Chosen, Error> {
     let lock = bench.lock()?;
-    let digests = bench.digests();
-    let records = Records::read(state, &lock)?;
-    let stand_ins = bench.stand_ins(&args.world);
-    let destination = Destination::Workspace(bench.catalogue.workspace.registry.clone());
-    let options = GraphOptions { depth: Depth::Tag, stand_ins: &stand_ins, destination: &destination, platform: &bench.platform };
+    let grounds = Grounds::read(bench, state, &lock, &args.world, None)?;
     let selected = Selection { labels: BTreeSet::from([label.clone()]), ..Selection::default() };
-    let graph = Graph::build(&bench.catalogue, &selected, &options, &records).map_err(Error::Problems)?;
-    bench.check_stand_ins(&graph, &stand_ins)?;
-    let keys = Keys {
-        root: bench.root(),
-        digests: &digests,
-        engine: bench.engine_identity(&args.world),
-        epoch: bench.catalogue.workspace.epoch,
-        build_platform: &bench.platform,
-    };
-    let planner = Planner::new(&graph, keys, &records, PlannerOptions::default());
+    let graph = grounds.graph(&selected, Depth::Tag)?;
+    let planner = grounds.planner(&graph, PlannerOptions::default());
     let plan: BTreeMap<NodeIndex, Decision> = planner.plan().into_iter().collect();
     let values = |index: NodeIndex| match plan.get(&index) {
         Some(Decision::Fresh(value)) => Some(value.clone()),

@@ -11,6 +11,7 @@ use super::verb::{self, Session, Summary};
 use crate::cli::args::{Verb, Watched};
 use crate::cli::error::Error;
 use crate::cli::exit::Exit;
+use crate::cli::grounds::Grounds;
 use crate::cli::plan_view;
 use crate::cli::program::Context;
 use crate::cli::reporting::Reporting;
@@ -20,12 +21,12 @@ use crate::digest::Key;
 use crate::engine::Engine;
 use crate::execute::{EngineFactory, Stops};
 use crate::failure::{Failure, FailureClass};
-use crate::graph::{Body, Depth, Graph, GraphOptions, NodeIndex};
-use crate::keys::{FileDigests, Keys};
+use crate::graph::{Body, Depth, NodeIndex};
+use crate::keys::FileDigests;
 use crate::label::NodeLabel;
 use crate::lock::{LOCK_FILE, LockFile};
 use crate::pattern::{Here, Selection};
-use crate::plan::{Decision, Planner, PlannerOptions, Records};
+use crate::plan::{Decision, Planner, PlannerOptions};
 use crate::platform::Platform;
 use crate::problem::Problem;
 use crate::record::State;
@@ -502,28 +503,16 @@ impl Planning<'_> {
     /// Evaluates everything, and hands it to `then`.
     fn evaluate<T>(&self, bench: &Workbench<'_>, state: &State, then: impl FnOnce(&Look<'_>) -> Result<T, Error>) -> Result<T, Error> {
         let lock = bench.lock()?;
-        let digests = bench.digests();
-        let records = Records::read(state, &lock)?;
-        let stand_ins = bench.stand_ins(&self.args.world);
-        let destination = bench.destination(self.args.registry.as_ref())?;
-        let options = GraphOptions { depth: self.depth, stand_ins: &stand_ins, destination: &destination, platform: &bench.platform };
-        let graph = Graph::build(&bench.catalogue, &self.selection, &options, &records).map_err(Error::Problems)?;
-        bench.check_stand_ins(&graph, &stand_ins)?;
+        let grounds = Grounds::read(bench, state, &lock, &self.args.world, self.args.registry.as_ref())?;
+        let graph = grounds.graph(&self.selection, self.depth)?;
         if self.args.plan.locked {
             verb::all_locked(&graph, &lock)?;
         }
-        let keys = Keys {
-            root: bench.root(),
-            digests: &digests,
-            engine: bench.engine_identity(&self.args.world),
-            epoch: bench.catalogue.workspace.epoch,
-            build_platform: &bench.platform,
-        };
         let held = self.held.clone();
         let options = PlannerOptions { no_cache: self.args.running.no_cache, held, ..PlannerOptions::default() };
-        let planner = Planner::new(&graph, keys, &records, options);
+        let planner = grounds.planner(&graph, options);
         let plan = planner.plan();
-        then(&Look { planner: &planner, plan: &plan, lock: &lock, digests: &digests })
+        then(&Look { planner: &planner, plan: &plan, lock: &lock, digests: &grounds.digests })
     }
 }
 

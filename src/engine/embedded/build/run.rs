@@ -175,7 +175,7 @@ impl Builder<'_> {
             None => return Err(Failure::infra("the sandbox ended before it said how")),
         }
         if let Some(line) = ignored_index_failure(log.kept.iter().map(String::as_str)) {
-            return Err(Failure::infra("apt ignored that package lists could not be fetched").hint(format!("`{line}`")));
+            return Err(Failure::infra("apt went on without its indexes").hint(format!("`{line}`")));
         }
         let made = self.store.make_layer(work, &view, self.request.epoch)?.map(|made| made.diff_id);
         self.store.cache(&key, made)?;
