@@ -1,6 +1,6 @@
 //! One look of a watching igraph: evaluates what is in scope, and tells what that relied on. Knows no events.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -113,26 +113,35 @@ impl Look<'_> {
     }
 
     /// What each image, with its tests, and each base relied on. Of a node whose inputs are not known yet that is its whole context.
-    pub(super) fn owners(&self, root: &Path) -> BTreeMap<NodeLabel, Owner> {
-        let mut owners: BTreeMap<NodeLabel, Owner> = BTreeMap::new();
+    pub(super) fn owners(&self, root: &Path) -> BTreeMap<Arc<NodeLabel>, Owner> {
+        let mut owners: BTreeMap<Arc<NodeLabel>, Owner> = BTreeMap::new();
+        let mut labels: HashMap<&NodeLabel, Arc<NodeLabel>> = HashMap::new();
         let mut shared: HashSet<Arc<str>> = HashSet::new();
         let mut links = Links::new(root);
         let graph = self.planner.graph;
         for (index, _) in self.plan {
             let node = graph.node(*index);
-            let owner = owners.entry(node.owner.clone()).or_default();
-            let needs =
-                graph.dependencies(*index).into_iter().map(|needed| &graph.node(needed).owner).filter(|needed| **needed != node.owner);
-            owner.needs.extend(needs.cloned());
+            let mut label = |owner| labels.entry(owner).or_insert_with(|| Arc::new(owner.clone())).clone();
+            let owner = owners.entry(label(&node.owner)).or_default();
+            let needs = graph.dependencies(*index).into_iter().map(|needed| &graph.node(needed).owner);
+            owner.needs.extend(needs.filter(|needed| **needed != node.owner).map(label));
             owner.image |= matches!(node.body, Body::Image(_));
             for path in self.paths(*index, root) {
                 for path in links.elsewhere(&path).into_iter().chain([path]) {
                     let path: Arc<str> = path.into();
                     let path = shared.get(&path).cloned().unwrap_or(path);
                     shared.insert(path.clone());
-                    owner.paths.insert(path);
+                    owner.paths.push(path);
                 }
             }
+        }
+        for owner in owners.values_mut() {
+            owner.paths.sort_unstable();
+            owner.paths.dedup();
+            owner.paths.shrink_to_fit();
+            owner.needs.sort_unstable();
+            owner.needs.dedup();
+            owner.needs.shrink_to_fit();
         }
         owners
     }

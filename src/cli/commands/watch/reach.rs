@@ -40,37 +40,35 @@ pub(super) struct Owner {
     /// Whether it is an image of the workspace.
     pub(super) image: bool,
     /// What it relied on: files, listed folders, paths where nothing is. Relative to the root.
-    pub(super) paths: BTreeSet<Arc<str>>,
+    pub(super) paths: Vec<Arc<str>>,
     /// What it stands on.
-    pub(super) needs: BTreeSet<NodeLabel>,
+    pub(super) needs: Vec<Arc<NodeLabel>>,
 }
 
 /// What the looks so far have learned.
 #[derive(Debug, Default)]
 pub(super) struct Reach {
-    owners: BTreeMap<NodeLabel, Owner>,
+    owners: BTreeMap<Arc<NodeLabel>, Owner>,
     /// Whom a path is an input of.
-    readers: BTreeMap<Arc<str>, BTreeSet<NodeLabel>>,
+    readers: BTreeMap<Arc<str>, Vec<Arc<NodeLabel>>>,
 }
 
 impl Reach {
     /// Takes over what a look has found; `whole` where it was at everything.
-    pub(super) fn learn(&mut self, found: BTreeMap<NodeLabel, Owner>, whole: bool) {
+    pub(super) fn learn(&mut self, found: BTreeMap<Arc<NodeLabel>, Owner>, whole: bool) {
         if whole {
             *self = Self::default();
         }
         for (label, owner) in found {
             for path in self.owners.get(&label).map(|old| &old.paths).into_iter().flatten() {
-                if !owner.paths.contains(path)
-                    && let Some(readers) = self.readers.get_mut(path)
-                {
-                    readers.remove(&label);
+                if let Some(readers) = self.readers.get_mut(path) {
+                    readers.retain(|reader| *reader != label);
                 }
             }
             for path in &owner.paths {
                 match self.readers.get_mut(path) {
-                    Some(readers) => drop(readers.insert(label.clone())),
-                    None => drop(self.readers.insert(path.clone(), BTreeSet::from([label.clone()]))),
+                    Some(readers) => readers.push(label.clone()),
+                    None => drop(self.readers.insert(path.clone(), vec![label.clone()])),
                 }
             }
             self.owners.insert(label, owner);
@@ -89,13 +87,13 @@ impl Reach {
             let mut known = false;
             for readers in [&**path, folder].iter().filter_map(|path| self.readers.get(*path)) {
                 known |= !readers.is_empty();
-                touched.extend(readers);
+                touched.extend(readers.iter().map(|reader| &**reader));
             }
             // a folder that was moved takes with it what lies in it
             let below = format!("{path}/");
             let inside =
                 self.readers.range::<str, _>((Bound::Included(&*below), Bound::Unbounded)).take_while(|(path, _)| path.starts_with(&below));
-            touched.extend(inside.flat_map(|(_, readers)| readers));
+            touched.extend(inside.flat_map(|(_, readers)| readers).map(|reader| &**reader));
             if !known && touched.len() == before {
                 return Scope::Everything;
             }
@@ -107,7 +105,7 @@ impl Reach {
         let mut above: BTreeMap<&NodeLabel, Vec<&NodeLabel>> = BTreeMap::new();
         for (label, owner) in &self.owners {
             for needed in &owner.needs {
-                above.entry(needed).or_default().push(label);
+                above.entry(&**needed).or_default().push(label);
             }
         }
         let mut all = touched.clone();
@@ -129,7 +127,7 @@ mod tests {
         let owner = |image: bool, paths: &[&str], needs: &[&str]| Owner {
             image,
             paths: paths.iter().map(|path| (*path).into()).collect(),
-            needs: needs.iter().map(|label| label.parse().unwrap()).collect(),
+            needs: needs.iter().map(|label| Arc::new(label.parse().unwrap())).collect(),
         };
         let mut reach = Reach::default();
         let found = [
@@ -138,7 +136,7 @@ mod tests {
             ("//p:2", owner(true, &["p/2/Dockerfile", "p/test/Dockerfile"], &["//p:1"])),
             ("//p:3", owner(true, &["p/3/Dockerfile", "p/3/.dockerignore"], &["//base:b"])),
         ];
-        reach.learn(found.into_iter().map(|(label, owner)| (label.parse().unwrap(), owner)).collect(), true);
+        reach.learn(found.into_iter().map(|(label, owner)| (Arc::new(label.parse().unwrap()), owner)).collect(), true);
         reach
     }
 
@@ -173,8 +171,8 @@ mod tests {
     #[test]
     fn a_later_look_takes_the_place_of_an_earlier_one() {
         let mut reach = reach();
-        let now = Owner { image: true, paths: ["p/2/Other".into()].into(), needs: BTreeSet::new() };
-        reach.learn([("//p:2".parse().unwrap(), now)].into(), false);
+        let now = Owner { image: true, paths: vec!["p/2/Other".into()], needs: Vec::new() };
+        reach.learn([(Arc::new("//p:2".parse().unwrap()), now)].into(), false);
         assert_eq!(touched(&reach, &["p/2/Dockerfile"]), "everything");
         assert_eq!(touched(&reach, &["p/2/Other"]), "//p:2");
         assert_eq!(touched(&reach, &["p/1/src/a"]), "//p:1", "it stands on that no more");
