@@ -88,7 +88,7 @@ fn lost_events_mean_a_full_check_that_is_told() {
     signal(&watching, Signal::SIGSTOP);
     let queue: usize = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap().trim().parse().unwrap();
     // equal events in a row are one, so they take turns; nobody who is stopped reads them
-    for round in 0..queue / 2 + 100 {
+    for round in 0..queue / 4 + 100 {
         for path in ["images/app/one/src/a", "images/app/one/src/deep/b"] {
             fs::write(world.path(path), round.to_string()).unwrap();
         }
