@@ -30,9 +30,12 @@ pub(super) fn is_machine_root() -> bool {
 
 /// The capabilities that are in effect, as capability.h numbers them.
 pub(super) fn capabilities() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    line.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok()).unwrap_or(0)
+    // header and data of version 3, as capget(2) lays them out: effective, permitted and inheritable, twice
+    let header: [u32; 2] = [0x2008_0522, 0];
+    let mut data = [0_u32; 6];
+    // SAFETY: both live as long as the call and are of the size that version 3 has
+    let code = unsafe { libc::syscall(libc::SYS_capget, header.as_ptr(), data.as_mut_ptr()) };
+    if code < 0 { 0 } else { u64::from(data[0]) | u64::from(data[3]) << 32 }
 }
 
 /// What overlayfs marks a directory with that hides all below it.

@@ -80,8 +80,16 @@ fn ids() -> Result<Ids, Vec<Missing>> {
 }
 
 /// All that is missing for this user to have a user namespace with ids enough.
-pub fn missing() -> Vec<Missing> {
+pub(super) fn missing() -> Vec<Missing> {
     ids().err().unwrap_or_default()
+}
+
+/// Whether this process is in a user namespace that maps ids, as igraph makes one for an ordinary user.
+pub(super) fn is_own() -> bool {
+    std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| {
+        let mut fields = map.split_whitespace();
+        fields.next() == Some("0") && fields.next() != Some("0")
+    })
 }
 
 /// What the kernel's settings keep from an ordinary user.
