@@ -10,7 +10,8 @@ use super::support::{Dockerd, OrdinaryUser, RootfsImage};
 pub enum Place {
     Root(tempfile::TempDir),
     User(OrdinaryUser),
-    Container(tempfile::TempDir, Arc<Dockerd>),
+    /// With more arguments of `docker run`.
+    Container(tempfile::TempDir, Arc<Dockerd>, &'static [&'static str]),
 }
 
 /// The name of the image that containers are made of, within a daemon of the tests' own.
@@ -34,20 +35,20 @@ impl Place {
     }
 
     /// A container with Docker's default profile and capabilities, whose root is the daemon's overlayfs.
-    pub fn container(test: &str) -> Option<Self> {
+    pub fn container(test: &str, more: &'static [&'static str]) -> Option<Self> {
         let daemon = Dockerd::shared(test)?;
         let folder = tempfile::tempdir().unwrap();
         let tar = folder.path().join("image.tar");
         std::fs::write(&tar, &RootfsImage::with_shell(&["env"], &[]).layer_bytes()[0]).unwrap();
         let imported = Command::new("docker").args(["--host", &daemon.url(), "import"]).arg(&tar).arg(CONTAINER).output().unwrap();
         assert!(imported.status.success(), "{imported:?}");
-        Some(Self::Container(folder, daemon))
+        Some(Self::Container(folder, daemon, more))
     }
 
     /// Where the workspace lies, as the test sees it.
     pub fn workspace(&self) -> PathBuf {
         match self {
-            Self::Root(folder) | Self::Container(folder, _) => folder.path().join("workspace"),
+            Self::Root(folder) | Self::Container(folder, ..) => folder.path().join("workspace"),
             Self::User(user) => user.home().join("workspace"),
         }
     }
@@ -72,9 +73,9 @@ impl Place {
                 command.args(["-c", &script]);
                 command
             }
-            Self::Container(_, daemon) => {
+            Self::Container(_, daemon, more) => {
                 let mut command = Command::new("docker");
-                command.args(["--host", &daemon.url(), "run", "--rm", "--network", "none", "--volume", "/usr:/usr:ro"]);
+                command.args(["--host", &daemon.url(), "run", "--rm", "--network", "none", "--volume", "/usr:/usr:ro"]).args(*more);
                 for (from, to) in [(igraph(), "/igraph/igraph"), (self.workspace(), "/given")] {
                     command.args(["--volume", &format!("{}:{to}:ro", from.display())]);
                 }
@@ -119,7 +120,8 @@ pub fn make_workspace(workspace: &Path, rules: &str, dockerfiles: &[(&str, &str)
 }
 
 fn base_tar() -> Vec<u8> {
-    let mut bytes = RootfsImage::with_shell(&["ln", "chown", "rmdir"], &[]).layer_bytes()[0].clone();
+    let mut bytes =
+        RootfsImage::with_shell(&["ln", "chown", "rmdir", "setsid", "bash", "unshare", "sort", "cut"], &[]).layer_bytes()[0].clone();
     // without the end, more can follow
     while bytes.ends_with(&[0; 512]) {
         bytes.truncate(bytes.len() - 512);

@@ -3,7 +3,7 @@
 use super::places::{Place, make_workspace};
 
 const RULES: &str = r#"
-    Test(name: "smoke", run: ["test -e /made", "test $(id -u) = 0", "echo x > /made"]),
+    Test(name: "smoke", run: ["test -e /made", "test $(id -u) = 1000", "echo x > /home/user/x"]),
     Test(name: "closed", run: ["test $(cat /made) = made"], network: "none"),
     Image(name: "1", dockerfile: "one/Dockerfile", tests: [":smoke", ":closed"]),
     Image(name: "2", dockerfile: "two/Dockerfile", untested: "a test of the engine"),
@@ -64,6 +64,31 @@ fn an_ordinary_user_builds_the_same_images_as_root() {
 #[test]
 fn an_ordinary_container_builds_the_same_images_as_root() {
     let test = "an_ordinary_container_builds_the_same_images_as_root";
-    let (Some(root), Some(container)) = (Place::root(), Place::container(test)) else { return };
-    assert_eq!(built(&container), built(&root));
+    let (Some(root), Some(container)) = (Place::root(), Place::container(test, &[])) else { return };
+    let same = built(&root);
+    assert_eq!(built(&container), same);
+    let doctor = container.shell("igraph doctor");
+    let text = String::from_utf8_lossy(&doctor.stdout);
+    assert!(text.contains("engine embedded, as root of a container, by chroot on copies of the layers"), "{text}");
+    assert!(text.contains("better   with namespaces") && text.contains("seccomp=unconfined"), "{text}");
+}
+
+/// Containers that are allowed more: mounts without pivot_root, user namespaces without a whole /proc, overlayfs on another file system.
+#[test]
+fn containers_with_more_rights_build_the_same_images_as_root() {
+    let test = "containers_with_more_rights_build_the_same_images_as_root";
+    let Some(root) = Place::root() else { return };
+    let same = built(&root);
+    let kinds: [(&'static [&'static str], &str); 3] = [
+        (&["--cap-add", "SYS_ADMIN"], "as root, in namespaces on copies of the layers"),
+        (&["--security-opt", "seccomp=unconfined"], "as root of a container, in namespaces on copies of the layers"),
+        (&["--security-opt", "seccomp=unconfined", "--tmpfs", "/root:exec"], "as root of a container, in namespaces over overlayfs"),
+    ];
+    for (more, how) in kinds {
+        let Some(container) = Place::container(test, more) else { return };
+        assert_eq!(built(&container), same, "{more:?}");
+        let doctor = container.shell("igraph doctor");
+        let text = String::from_utf8_lossy(&doctor.stdout);
+        assert!(text.contains(how), "{more:?}: {text}");
+    }
 }

@@ -10,12 +10,12 @@ use sha2::{Digest as _, Sha256};
 use super::build::Environment;
 use super::files::disk;
 use super::refuse;
-use super::sandbox::{Host, Missing, Root};
+use super::sandbox::{Host, Root};
 use super::store::{Claim, Store};
 use super::{build, tests};
 use crate::digest::{Digest, ImageId};
 use crate::dockerfile::{Dockerfile, Resolved};
-use crate::engine::{Attempt, BuildRequest, Collected, Engine, EngineIdentity, ExportSink, TestRequest};
+use crate::engine::{Advice, Attempt, BuildRequest, Collected, Engine, EngineIdentity, ExportSink, TestRequest};
 use crate::failure::Failure;
 use crate::image::{Compression, EngineImage, ImageConfig, ImageSource};
 use crate::platform::Platform;
@@ -59,16 +59,6 @@ impl EmbeddedEngine {
         let host = Host::find(runner, store.root(), work.path())?;
         drop(work);
         Ok(Self { store, host, environment })
-    }
-
-    /// What would make more of this machine for the engine; empty where it has all that it uses.
-    pub fn lacks(&self) -> &[Missing] {
-        &self.host.lacks
-    }
-
-    /// Whether steps are kept from igraph and from each other.
-    pub fn is_isolated(&self) -> bool {
-        self.host.root != Root::Chroot
     }
 
     fn diff_ids(&self, image: &EngineImage) -> Result<(Vec<u8>, Vec<Digest>), Failure> {
@@ -125,6 +115,10 @@ impl Engine for EmbeddedEngine {
 
     fn description(&self) -> String {
         format!("embedded, {}, store {}", self.host.describe(), self.store.root().display())
+    }
+
+    fn advice(&self) -> Vec<Advice> {
+        self.host.lacks.clone()
     }
 
     fn refusals(&self, dockerfile: &Dockerfile, resolved: &Resolved, _: bool) -> Vec<Problem> {

@@ -64,6 +64,8 @@ pub(in crate::engine::embedded) struct Entries<R> {
     /// Bytes of padding behind the entry before.
     padding: u64,
     entries: u64,
+    /// How many there may be.
+    pub most: u64,
     bytes: u64,
     globals: Vec<(String, Vec<u8>)>,
 }
@@ -74,7 +76,7 @@ fn broken(what: &str) -> io::Error {
 
 impl<R: Read> Entries<R> {
     pub fn new(reader: R) -> Self {
-        Self { reader, padding: 0, entries: 0, bytes: 0, globals: Vec::new() }
+        Self { reader, padding: 0, entries: 0, most: MOST_ENTRIES, bytes: 0, globals: Vec::new() }
     }
 
     /// The entry's bytes; exactly those of its pieces are to be read before [`Self::next`].
@@ -146,7 +148,7 @@ impl<R: Read> Entries<R> {
                 b'K' => long_link = Some(text(self.extension(size, tee)?)),
                 _ => {
                     self.entries += 1;
-                    if self.entries > MOST_ENTRIES {
+                    if self.entries > self.most {
                         return Err(broken("it has too many entries"));
                     }
                     let mut all = self.globals.clone();

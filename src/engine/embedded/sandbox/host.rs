@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::run::try_out;
 use super::spec::{Root, Spec};
-use super::user_namespace::{self, Missing};
+use super::user_namespace;
+use crate::engine::Advice;
 use crate::engine::embedded::files::{self, disk};
 use crate::failure::{Failure, Retry};
 
@@ -24,7 +25,7 @@ pub(in crate::engine::embedded) struct Host {
     /// What their root is.
     pub root: Root,
     /// Why it is not better, if it is not the best.
-    pub lacks: Vec<Missing>,
+    pub lacks: Vec<Advice>,
 }
 
 impl Host {
@@ -60,7 +61,7 @@ impl Host {
     }
 }
 
-fn find(runner: &Path, store: &Path, work: &Path) -> Result<(Root, Vec<Missing>), Failure> {
+fn find(runner: &Path, store: &Path, work: &Path) -> Result<(Root, Vec<Advice>), Failure> {
     let capabilities = files::capabilities();
     let mut lacks = Vec::new();
     if capabilities & SYS_ADMIN != 0 {
@@ -74,8 +75,8 @@ fn find(runner: &Path, store: &Path, work: &Path) -> Result<(Root, Vec<Missing>)
             }
         }
     } else if nix::unistd::geteuid().is_root() {
-        lacks.push(Missing {
-            what: "namespaces: this container has no CAP_SYS_ADMIN, and its filter forbids user namespaces".into(),
+        lacks.push(Advice {
+            lacks: "namespaces: this container has no CAP_SYS_ADMIN, and its filter forbids user namespaces".into(),
             command: "docker run --security-opt seccomp=unconfined --security-opt systempaths=unconfined …, or --privileged".into(),
         });
     }
@@ -83,7 +84,7 @@ fn find(runner: &Path, store: &Path, work: &Path) -> Result<(Root, Vec<Missing>)
         return Ok((Root::Chroot, lacks));
     }
     lacks.extend(user_namespace::missing());
-    let what = lacks.iter().map(|missing| missing.what.as_str()).collect::<Vec<_>>().join("; ");
+    let what = lacks.iter().map(|missing| missing.lacks.as_str()).collect::<Vec<_>>().join("; ");
     let commands = lacks.iter().map(|missing| missing.command.as_str()).collect::<Vec<_>>().join(" && ");
     let failure = match what.is_empty() {
         true => Failure::infra("the embedded engine needs root, or a user namespace, which could not be entered"),
@@ -105,13 +106,13 @@ fn attempt(runner: &Path, root: Root, work: &Path) -> Result<Option<(String, i32
     try_out(runner, &spec)
 }
 
-fn explain(root: Root, what: &str, errno: i32, store: &Path) -> Missing {
+fn explain(root: Root, what: &str, errno: i32, store: &Path) -> Advice {
     let error = std::io::Error::from_raw_os_error(errno);
-    let what = match root {
+    let lacks = match root {
         Root::Overlay => format!("overlayfs over the store `{}`: can't {what}: {error}", store.display()),
         Root::Copied | Root::Chroot => format!("namespaces: can't {what}: {error}"),
     };
-    Missing { what, command: "put the store on ext4, xfs or tmpfs: IGRAPH_STORE=/path (in a container, a volume)".into() }
+    Advice { lacks, command: "put the store on ext4, xfs or tmpfs: IGRAPH_STORE=/path (in a container, a volume)".into() }
 }
 
 fn form_of(store: &Path) -> Option<String> {

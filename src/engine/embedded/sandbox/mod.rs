@@ -15,4 +15,4 @@ pub use child::enter;
 pub(super) use host::Host;
 pub(super) use run::{Ended, Listener, run};
 pub(super) use spec::{Mount, Program, Root, Spec, What};
-pub use user_namespace::{Missing, enter_user_namespace, gains_from_user_namespace};
+pub use user_namespace::{enter_user_namespace, gains_from_user_namespace};
