@@ -106,7 +106,7 @@ pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>)
         return nothing_to_do(&line, context);
     }
     let process = format!("{}-{}", std::process::id(), clock.now().0);
-    let engine = || bench.engine(&args.world, &process);
+    let engine = || bench.engine(&args.world, &process).inspect(|engine| bench.say_how(engine.as_ref()));
     let (stops, reason) = (Stops::default(), args.plan.reason.clone());
     let session = Session {
         bench: &bench,

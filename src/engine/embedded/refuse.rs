@@ -7,7 +7,7 @@ use crate::problem::Problem;
 const WAY_OUT: &str = "build it with `--engine docker`, or write it without";
 
 /// One problem for each thing that it lacks, at the place of its first use.
-pub(super) fn refusals(dockerfile: &Dockerfile, resolved: &Resolved) -> Vec<Problem> {
+pub(super) fn refusals(dockerfile: &Dockerfile, resolved: &Resolved, by_chroot: bool) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (feature, span) in &resolved.features {
         let (what, hint) = match feature {
@@ -36,7 +36,12 @@ pub(super) fn refusals(dockerfile: &Dockerfile, resolved: &Resolved) -> Vec<Prob
                 if mount.kind == MountKind::Cache && (mount.from.is_some() || mount.source.is_some()) {
                     refuse("a cache mount that starts from other files is not done by the embedded engine".into(), WAY_OUT);
                 }
-                if mount.kind == MountKind::Ssh && (mount.uid, mount.gid, mount.mode) != (None, None, None) {
+                if mount.kind == MountKind::Ssh && by_chroot {
+                    refuse(
+                        "an ssh mount needs namespaces, which this container does not allow".into(),
+                        "`igraph doctor` tells what is missing",
+                    );
+                } else if mount.kind == MountKind::Ssh && (mount.uid, mount.gid, mount.mode) != (None, None, None) {
                     refuse("an ssh mount with an owner or a mode is not done by the embedded engine".into(), WAY_OUT);
                 }
             }

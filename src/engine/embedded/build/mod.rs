@@ -19,8 +19,7 @@ pub(super) use run::{Log, failed, lent, not_run, spec};
 pub(super) use stage::Environment;
 pub(super) use users::user;
 
-use std::path::Path;
-
+use super::sandbox::Host;
 use super::store::{Claim, Store};
 use crate::engine::{Attempt, BuildRequest};
 use crate::failure::Failure;
@@ -32,13 +31,13 @@ use crate::image::EngineImage;
 /// As [`crate::engine::Engine::build`].
 pub(super) fn build(
     store: &Store,
-    runner: &Path,
+    host: &Host,
     environment: &Environment,
     request: &BuildRequest<'_>,
     attempt: &Attempt<'_>,
 ) -> Result<EngineImage, Failure> {
     let _lease = store.lease()?;
-    let built = stage::Builder::new(store, runner, environment, request, attempt).build()?;
+    let built = stage::Builder::new(store, host, environment, request, attempt).build()?;
     let claim = if request.throwaway { Claim::Throwaway } else { Claim::Kept };
     match built {
         Ok(config) => store.keep(&config, claim),

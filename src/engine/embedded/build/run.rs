@@ -167,7 +167,7 @@ impl Builder<'_> {
         }
         spec.programs = vec![program.clone()];
         let mut log = Log::new(self.attempt.output);
-        let ran = sandbox::run(self.runner, &spec, &upper, &self.left()?, &mut log)?;
+        let ran = sandbox::run(self.host, &spec, &upper, &self.left()?, &mut log)?;
         match ran.ended.first() {
             Some(Ended::Code(0)) => {}
             Some(Ended::Code(code)) => return Err(failed(&format!("exit {code}"), *code, &log.kept)),
@@ -342,7 +342,8 @@ impl Builder<'_> {
         let id = mount.id.as_deref().unwrap_or(target);
         let mut name = blake3::hash(format!("{} {id}", self.store.owner()).as_bytes()).to_hex()[..32].to_owned();
         let caches = self.store.root().join("caches");
-        if matches!(mount.sharing.as_deref(), Some("locked" | "private")) {
+        // where it can't be bound to several places, it is in one at a time
+        if matches!(mount.sharing.as_deref(), Some("locked" | "private")) || self.host.root == sandbox::Root::Chroot {
             let private = mount.sharing.as_deref() == Some("private");
             let base = name.clone();
             for number in 1.. {

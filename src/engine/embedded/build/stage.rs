@@ -16,6 +16,7 @@ use crate::dockerfile::{Command, CommandLine, FileSource, FromTarget, ResolvedSt
 use crate::engine::context::ContextFiles;
 use crate::engine::embedded::files::disk;
 use crate::engine::embedded::layer::view::clean;
+use crate::engine::embedded::sandbox::Host;
 use crate::engine::embedded::store::Store;
 use crate::engine::words::step_place;
 use crate::engine::{Attempt, BuildRequest};
@@ -28,7 +29,7 @@ pub(in crate::engine::embedded) type Environment = Arc<dyn Fn(&str) -> Option<St
 /// A build under way.
 pub(super) struct Builder<'a> {
     pub store: &'a Store,
-    pub runner: &'a Path,
+    pub host: &'a Host,
     pub environment: &'a Environment,
     pub request: &'a BuildRequest<'a>,
     pub attempt: &'a Attempt<'a>,
@@ -49,14 +50,14 @@ pub(super) struct StageState {
 impl<'a> Builder<'a> {
     pub fn new(
         store: &'a Store,
-        runner: &'a Path,
+        host: &'a Host,
         environment: &'a Environment,
         request: &'a BuildRequest<'a>,
         attempt: &'a Attempt<'a>,
     ) -> Self {
         let context = Context::new(ContextFiles::new(request.context_root, request.context, request.epoch));
         let created = Timestamp(request.epoch.saturating_mul(1000)).to_rfc3339();
-        Self { store, runner, environment, request, attempt, context, begin: Instant::now(), created, finished: Mutex::default() }
+        Self { store, host, environment, request, attempt, context, begin: Instant::now(), created, finished: Mutex::default() }
     }
 
     /// Builds every needed stage; the bytes of the target's config, or the base itself where the target changes nothing.

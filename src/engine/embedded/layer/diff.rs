@@ -105,6 +105,12 @@ impl Walk<'_> {
             return Ok(());
         }
         let real = self.upper.join(&path);
+        // overlayfs copies a file up when it is opened to be written, whether it then is or not
+        if let Some(spot) = below.as_ref().filter(|_| !metadata.is_dir() && metadata.nlink() == 1)
+            && same_file(&metadata, &real, spot, self.epoch)?
+        {
+            return files::set_mtime(&real, spot.metadata.mtime());
+        }
         let metadata = if metadata.mtime() > self.epoch || metadata.mtime_nsec() != 0 {
             files::set_mtime(&real, metadata.mtime().min(self.epoch))?;
             real.symlink_metadata()?
@@ -134,6 +140,40 @@ impl Walk<'_> {
         }
         self.items.push(Item { path, what: What::Made(metadata, first) });
         Ok(())
+    }
+}
+
+/// Whether a file, link or device is what it was below: what the layer would say, not how it came about.
+fn same_file(metadata: &Metadata, path: &Path, spot: &Spot, epoch: i64) -> io::Result<bool> {
+    let of = |metadata: &Metadata| (metadata.mode(), metadata.uid(), metadata.gid(), metadata.len());
+    let before = spot.metadata.mtime();
+    let untouched = (metadata.mtime(), metadata.mtime_nsec()) == (before, spot.metadata.mtime_nsec());
+    if of(metadata) != of(&spot.metadata) || !untouched && metadata.mtime().min(epoch) != before {
+        return Ok(false);
+    }
+    if files::device(path, metadata)? != files::device(&spot.path, &spot.metadata)?
+        || files::attributes(path)? != files::attributes(&spot.path)?
+    {
+        return Ok(false);
+    }
+    if metadata.is_symlink() {
+        return Ok(std::fs::read_link(path)? == std::fs::read_link(&spot.path)?);
+    }
+    if metadata.is_file() { same_content(path, &spot.path) } else { Ok(true) }
+}
+
+/// Whether two files of one length hold the same bytes.
+fn same_content(left: &Path, right: &Path) -> io::Result<bool> {
+    let (mut left, mut right) = (File::open(left)?, File::open(right)?);
+    let (mut ours, mut theirs) = (vec![0; CHUNK], vec![0; CHUNK]);
+    loop {
+        let count = left.read(&mut ours)?;
+        if count == 0 {
+            return Ok(true);
+        }
+        if right.read_exact(&mut theirs[..count]).is_err() || ours[..count] != theirs[..count] {
+            return Ok(false);
+        }
     }
 }
 
