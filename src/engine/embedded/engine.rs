@@ -14,7 +14,7 @@ use super::store::{Claim, Store};
 use super::{build, tests};
 use crate::digest::{Digest, ImageId};
 use crate::dockerfile::{Dockerfile, Resolved};
-use crate::engine::{Attempt, BuildRequest, Collected, Engine, EngineIdentity, ExportSink, TestRequest};
+use crate::engine::{Attempt, BuildRequest, Collected, Engine, EngineIdentity, ExportSink, Limits, TestRequest};
 use crate::failure::{Failure, Retry};
 use crate::image::{Compression, EngineImage, ImageConfig, ImageSource};
 use crate::platform::Platform;
@@ -22,7 +22,7 @@ use crate::problem::Problem;
 use crate::reference::Reference;
 
 /// Rises when the same request would give another result.
-const RESULTS_VERSION: u32 = 1;
+const RESULTS_VERSION: u32 = 2;
 
 /// What an engine is made with.
 pub struct EmbeddedOptions {
@@ -220,7 +220,7 @@ impl Engine for EmbeddedEngine {
         self.store.discard(image.id)
     }
 
-    fn collect(&self, keep: &BTreeSet<ImageId>, dry_run: bool) -> Result<Collected, Failure> {
-        self.store.collect(keep, dry_run)
+    fn collect(&self, keep: &BTreeSet<ImageId>, limits: &Limits, dry_run: bool) -> Result<Collected, Failure> {
+        self.store.collect(keep, limits, dry_run)
     }
 }
