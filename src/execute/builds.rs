@@ -208,9 +208,13 @@ fn build(
 ///
 /// # Errors
 /// Of the build; infra where an image that it stands on is nowhere to be had.
-pub fn rebuild(world: &World<'_>, index: NodeIndex, key: Key, lookup: &Lookup<'_>, attempt: &Attempt<'_>) -> Result<EngineImage, Failure> {
+pub fn rebuild(world: &World<'_>, index: NodeIndex, lookup: &Lookup<'_>, attempt: &Attempt<'_>) -> Result<EngineImage, Failure> {
     let unknown = || Failure::infra("its Dockerfile is not known");
     let Body::Image(image) = &world.graph.node(index).body else { return Err(unknown()) };
+    let label = world.graph.node(index).label();
+    let no_key = || Failure::infra(format!("the key of {label} can't be had"));
+    // of a fresh node the planner keeps traces alone, until it has to tell all
+    let (key, _) = world.planner.explain(index, &label, lookup).ok_or_else(no_key)?;
     let own = world.planner.own(index).ok_or_else(unknown)?;
     let resolved = own.resolved.clone().ok_or_else(unknown)?;
     let lost = LostNode::default();

@@ -28,6 +28,7 @@ use crate::registry::LayoutWriter;
 /// Exports.
 pub fn run(args: &Export, context: &Context<'_>) -> Result<Exit, Error> {
     let bench = Workbench::load(context)?;
+    bench.enter(&args.world)?;
     let state = bench.state_read_only()?;
     let ended = settled::with(&bench, &state, &args.label, &args.world, |settled| {
         let names = settled.names().map(|names| names.names.iter().map(|name| name.reference.clone()).collect()).unwrap_or_default();

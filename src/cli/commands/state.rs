@@ -50,6 +50,10 @@ pub fn clean(args: &args::Clean, context: &Context<'_>) -> Result<Exit, Error> {
         context.printer.say("igraph: nothing to clean");
         return Ok(Exit::Done);
     }
+    if folder.path().join(workbench::STORE).exists() {
+        // an ordinary user's store holds files of its subordinate ids
+        workbench::enter_user_namespace()?;
+    }
     let clock = crate::cli::clock::system();
     let wait = if args.no_wait { Wait::No } else { Wait::Yes };
     let _writer = workbench::writer_lock(&folder, wait, clock.as_ref(), context)?;
@@ -61,8 +65,9 @@ pub fn clean(args: &args::Clean, context: &Context<'_>) -> Result<Exit, Error> {
 /// Removes what no record needs.
 pub fn gc(args: &args::Gc, context: &Context<'_>) -> Result<Exit, Error> {
     let bench = Workbench::load(context)?;
-    let clock = crate::cli::clock::system();
     let world = args::World { engine: args.engine.clone(), ..args::World::default() };
+    bench.enter(&world)?;
+    let clock = crate::cli::clock::system();
     let limits = Limits { age: args.max_age, size: args.max_size };
     if limits != Limits::default() && !bench.engine_identity(&world).starts_with("embedded ") {
         let message = "`--max-age` and `--max-size` are limits of the embedded engine's store".to_owned();

@@ -25,6 +25,7 @@ use crate::record::State;
 /// Verifies.
 pub fn run(args: &Verify, context: &Context<'_>) -> Result<Exit, Error> {
     let bench = Workbench::load(context)?;
+    bench.enter(&args.world)?;
     let state = bench.state_read_only()?;
     let ended =
         settled::with(&bench, &state, &args.label, &args.world, |settled| Verifying { bench: &bench, state: &state, args }.run(settled));
@@ -121,6 +122,7 @@ impl Verifying<'_> {
             catalogue: &self.bench.catalogue,
             graph: settled.planner.graph,
             planner: settled.planner,
+            plan: &[],
             state: self.state,
             lock: settled.lock,
             engine,
@@ -136,10 +138,7 @@ impl Verifying<'_> {
             options: Options { jobs: 1, fail_fast: true, retries: Some(0), timeout: None, verify: false, locked: true },
             held: Held::new(clock.now()),
         };
-        let label = settled.planner.graph.node(settled.index).label();
-        let key = settled.planner.explain(settled.index, &label, settled.values).map(|(key, _)| key);
-        let key = key.ok_or_else(|| Failure::infra(format!("the key of {label} can't be had")))?;
-        Ok(execute::rebuild(&world, settled.index, key, settled.values, attempt)?)
+        Ok(execute::rebuild(&world, settled.index, settled.values, attempt)?)
     }
 }
 
