@@ -16,6 +16,7 @@ use crate::failure::Failure;
 use crate::image::{EngineImage, ImageConfig, ImageSource};
 use crate::platform::Platform;
 use crate::problem::Problem;
+pub use crate::scrub::Scrub;
 
 /// What keys know of an engine: its kind, and an integer of ours that rises when results would change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +79,8 @@ pub struct BuildRequest<'a> {
     pub proxies: &'a BTreeMap<String, String>,
     /// Leave no content tag behind: a test's throwaway image.
     pub throwaway: bool,
+    /// Files that are left out of the layers of RUN steps, which see them all the same.
+    pub scrub: &'a BTreeSet<Scrub>,
 }
 
 /// Commands to run on an image in one throwaway root, in order; the first that fails ends it.
@@ -113,6 +116,15 @@ pub trait ExportSink {
     fn layer(&mut self, diff_id: Digest, tar: &mut dyn Read) -> Result<(), Failure>;
 }
 
+/// How much of what no record needs may stay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// What was of no use for so long goes; `None`: as long as the engine thinks right.
+    pub age: Option<Duration>,
+    /// All that the engine keeps should take no more bytes than this; what was of no use for longest goes first.
+    pub size: Option<u64>,
+}
+
 /// What an engine keeps, and what was removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Collected {
@@ -122,6 +134,10 @@ pub struct Collected {
     pub containers: usize,
     /// Bytes freed, as far as the engine says.
     pub bytes: u64,
+    /// Layers and folders of the engine's own caches removed.
+    pub cached: usize,
+    /// Bytes that stay, where the engine knows.
+    pub left: Option<u64>,
 }
 
 /// A builder of images and runner of tests.
@@ -173,6 +189,7 @@ pub trait Engine: Send + Sync {
     /// Lets go of a throwaway image.
     fn discard(&self, image: &EngineImage) -> Result<(), Failure>;
 
-    /// Removes what igraph made here and no record needs: content tags whose image is not in `keep`, containers of dead runs.
-    fn collect(&self, keep: &BTreeSet<ImageId>, dry_run: bool) -> Result<Collected, Failure>;
+    /// Removes what igraph made here and no record needs: content tags whose image is not in `keep`, containers of dead runs, and
+    /// what is beyond the limits of caches that are the engine's own.
+    fn collect(&self, keep: &BTreeSet<ImageId>, limits: &Limits, dry_run: bool) -> Result<Collected, Failure>;
 }

@@ -339,6 +339,11 @@ impl Session<'_> {
             }
             if let (Body::Image(image), Some(own)) = (&self.planner.graph.node(*index).body, self.planner.own(*index)) {
                 problems.extend(own.resolved.iter().flat_map(|resolved| self.missing_secrets(image.spec, resolved)));
+                if !image.spec.scrub.is_empty() && self.planner.keys.engine.starts_with("docker ") {
+                    let places = vec![image.spec.origin.field("scrub")];
+                    let message = "Docker Engine makes its layers by itself, and leaves nothing out of them".to_owned();
+                    problems.push(Problem { message, places, hint: Some("use `--engine embedded`".to_owned()) });
+                }
             }
         }
         if !problems.is_empty() {

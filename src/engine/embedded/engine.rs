@@ -15,7 +15,7 @@ use super::store::{Claim, Store};
 use super::{build, tests};
 use crate::digest::{Digest, ImageId};
 use crate::dockerfile::{Dockerfile, Resolved};
-use crate::engine::{Advice, Attempt, BuildRequest, Collected, Engine, EngineIdentity, ExportSink, TestRequest};
+use crate::engine::{Advice, Attempt, BuildRequest, Collected, Engine, EngineIdentity, ExportSink, Limits, TestRequest};
 use crate::failure::Failure;
 use crate::image::{Compression, EngineImage, ImageConfig, ImageSource};
 use crate::platform::Platform;
@@ -225,7 +225,7 @@ impl Engine for EmbeddedEngine {
         self.store.discard(image.id)
     }
 
-    fn collect(&self, keep: &BTreeSet<ImageId>, dry_run: bool) -> Result<Collected, Failure> {
-        self.store.collect(keep, dry_run)
+    fn collect(&self, keep: &BTreeSet<ImageId>, limits: &Limits, dry_run: bool) -> Result<Collected, Failure> {
+        self.store.collect(keep, limits, dry_run)
     }
 }

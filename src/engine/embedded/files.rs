@@ -203,6 +203,16 @@ pub(super) fn stat(path: &Path) -> io::Result<Option<Metadata>> {
     }
 }
 
+/// Bytes on the disk of a tree.
+pub(super) fn size(path: &Path) -> io::Result<u64> {
+    let Some(metadata) = stat(path)? else { return Ok(0) };
+    let own = metadata.blocks() * 512;
+    if !metadata.is_dir() {
+        return Ok(own);
+    }
+    names(path)?.into_iter().try_fold(own, |sum, name| Ok(sum + size(&path.join(name))?))
+}
+
 /// Removes whatever is at `path`. Stops at a mount, be it of the same file system.
 pub(super) fn remove(path: &Path) -> io::Result<()> {
     let Some(metadata) = stat(path)? else { return Ok(()) };

@@ -1,7 +1,8 @@
 //! RUN: the command, its environment, its mounts, the sandbox, and the layer that comes of it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
+use std::path::Path;
 
 use nix::fcntl::{Flock, FlockArg};
 
@@ -23,6 +24,7 @@ use crate::engine::embedded::store::Work;
 use crate::engine::words::proxy_variables;
 use crate::event::Stream;
 use crate::failure::{Failure, FailureClass};
+use crate::scrub::Scrub;
 
 /// Lines of a step that are kept to tell why it failed.
 const KEPT: usize = 2000;
@@ -121,6 +123,29 @@ fn with_heredocs(line: &str, instruction: &Instruction) -> String {
     }
 }
 
+/// Removes files of known sets from what a step has left; those of layers below stay. No link is followed.
+fn leave_out(upper: &Path, scrub: &BTreeSet<Scrub>) -> std::io::Result<()> {
+    for path in scrub.iter().flat_map(|scrub| scrub.paths()) {
+        let mut at = upper.to_owned();
+        let mut found = None;
+        for part in path.split('/') {
+            if found.is_some_and(|metadata: std::fs::Metadata| !metadata.is_dir()) {
+                found = None;
+                break;
+            }
+            at.push(part);
+            found = files::stat(&at)?;
+            if found.is_none() {
+                break;
+            }
+        }
+        if found.is_some_and(|metadata| metadata.is_file()) {
+            std::fs::remove_file(&at)?;
+        }
+    }
+    Ok(())
+}
+
 /// What a step's mounts need to stay while it runs.
 #[derive(Default)]
 struct Held {
@@ -177,6 +202,7 @@ impl Builder<'_> {
         if let Some(line) = ignored_index_failure(log.kept.iter().map(String::as_str)) {
             return Err(Failure::infra("apt went on without its indexes").hint(format!("`{line}`")));
         }
+        leave_out(&upper, self.request.scrub).map_err(disk("leaving files out of a layer"))?;
         let made = self.store.make_layer(work, &view, self.request.epoch)?.map(|made| made.diff_id);
         self.store.cache(&key, made)?;
         Ok(made)
@@ -223,6 +249,7 @@ impl Builder<'_> {
         let mut key = KeyHasher::new("run");
         key.layers(&state.image.rootfs.diff_ids);
         key.text(&self.request.epoch.to_string());
+        key.texts(self.request.scrub.iter().map(ToString::to_string).collect::<Vec<_>>().iter().map(String::as_str));
         key.text(&format!("{program:?} {script:?} {network}"));
         for (number, mount) in step.mounts.iter().enumerate() {
             let plain = Mount { span: 0..0, ..mount.clone() };
@@ -368,6 +395,8 @@ impl Builder<'_> {
                 name = format!("{base}-{number}");
             }
         }
+        // says when it was last of use
+        std::fs::write(caches.join(format!("{name}.used")), "").map_err(disk("a cache mount"))?;
         let path = caches.join(name);
         if files::stat(&path).map_err(disk("a cache mount"))?.is_none() {
             let new = self.store.work()?;

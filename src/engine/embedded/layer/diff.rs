@@ -229,6 +229,8 @@ impl Writer<'_> {
         let mut header = tar::Header::new_ustar();
         header.set_entry_type(tar::EntryType::Regular);
         header.set_mode(0);
+        header.set_uid(0);
+        header.set_gid(0);
         header.set_size(0);
         header.set_mtime(u64::try_from(self.epoch).unwrap_or(0));
         self.head(header, path.with_file_name(name).as_os_str().as_bytes(), &[], Vec::new())
@@ -297,6 +299,8 @@ impl Writer<'_> {
             let mut extension = tar::Header::new_ustar();
             extension.set_entry_type(tar::EntryType::XHeader);
             extension.set_mode(0o644);
+            extension.set_uid(0);
+            extension.set_gid(0);
             extension.set_size(pax.len() as u64);
             extension.set_mtime(u64::try_from(self.epoch).unwrap_or(0));
             extension.as_mut_bytes()[..10].copy_from_slice(b"PaxHeaders");
