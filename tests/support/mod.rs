@@ -16,6 +16,6 @@ pub fn skip(test: &str, why: &str) {
 // each test file uses a part
 const _: () = {
     let _ = (Dockerd::shared, Dockerd::start, Dockerd::socket, Dockerd::url, Dockerd::log);
-    let _ = (RootfsImage::of_layers, RootfsImage::with_shell, RootfsImage::layer_bytes);
+    let _ = (RootfsImage::of_layers, RootfsImage::with_shell, RootfsImage::of_parts, RootfsImage::layer_bytes);
     let _ = skip;
 };
