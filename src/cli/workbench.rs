@@ -253,7 +253,7 @@ impl<'a> Workbench<'a> {
     }
 
     /// Whose content tags are this workspace's on a daemon that others use too.
-    fn owner(&self) -> String {
+    pub fn owner(&self) -> String {
         let root = self.root().canonicalize().unwrap_or_else(|_| self.root().to_owned());
         blake3::hash(root.as_os_str().as_encoded_bytes()).to_hex()[..12].to_owned()
     }

@@ -1,5 +1,6 @@
 //! What tests share: a daemon of their own, and an image to start from that needs no network.
 
+pub mod daemonless;
 pub mod dockerd;
 pub mod rootfs;
 

@@ -294,6 +294,7 @@ impl Session<'_> {
             catalogue: &self.bench.catalogue,
             graph: self.planner.graph,
             planner: self.planner,
+            plan: self.plan,
             state: self.state,
             lock,
             engine: &engine,
