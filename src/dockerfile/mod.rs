@@ -36,6 +36,7 @@ pub use instruction::{
     Instruction, Mount, MountFlag, MountKind, OnBuild, Pair, Run, Span, Spanned, Stage, Transfer,
 };
 pub use listing::{Listing, list_context};
+pub use resolve::is_proxy;
 pub use parse::{SUBJECT, parse, parse_test};
 pub use resolved::{
     Configs, Environment, Feature, FromTarget, ImageUse, NoConfigs, Request, Resolved, ResolvedStage, Secret, Ssh, Step, UseKind,

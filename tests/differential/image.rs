@@ -50,10 +50,10 @@ impl Tree {
         self.files.retain(|other, _| !other.starts_with(&below));
     }
 
-    /// Whether the layer held anything.
+    /// Whether the layer changed anything but times.
     fn apply(&mut self, tar: &mut dyn Read) -> bool {
+        let before = self.clone();
         let mut archive = tar::Archive::new(tar);
-        let mut filled = false;
         let mut own: BTreeSet<String> = BTreeSet::new();
         for entry in archive.entries().unwrap() {
             let mut entry = entry.unwrap();
@@ -69,7 +69,6 @@ impl Tree {
             if path == "/" {
                 continue;
             }
-            filled = true;
             let (parent, name) = path.rsplit_once('/').unwrap();
             if name == ".wh..wh..opq" {
                 let below = format!("{parent}/");
@@ -111,7 +110,7 @@ impl Tree {
             own.insert(path.clone());
             self.files.insert(path, File { kind, mode, owner, what, attributes, inode: self.inodes });
         }
-        filled
+        !self.changes(&before).is_empty()
     }
 
     /// What is other than in `base`, by path.
@@ -198,6 +197,11 @@ impl Image {
             if own {
                 let by = entry["created_by"].as_str().unwrap_or_default();
                 let by = by.strip_suffix(" # buildkit").unwrap_or(by);
+                // dockerd shows a Go structure, of which the test is a part
+                let by = match by.strip_prefix("HEALTHCHECK &{").and_then(|rest| rest.split_once("] ")) {
+                    Some((test, _)) => format!("HEALTHCHECK {test}]"),
+                    None => by.to_owned(),
+                };
                 lines.push(format!("history {} {by:?}", if empty { "." } else { "+" }));
             }
         }
