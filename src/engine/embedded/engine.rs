@@ -1,10 +1,11 @@
 //! The engine itself: the seam's calls, handed to the rooms that do them.
 
 use std::collections::BTreeSet;
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::path::PathBuf;
 
 use flate2::read::MultiGzDecoder;
+use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
 use sha2::{Digest as _, Sha256};
 
 use super::build::Environment;
@@ -94,6 +95,33 @@ impl<R: Read> Read for Watched<'_, R> {
     }
 }
 
+/// The content of zstd frames, one after the other.
+struct Frames<R: BufRead>(Option<Frame<R>>);
+
+type Frame<R> = StreamingDecoder<R, FrameDecoder>;
+
+impl<R: BufRead> Frames<R> {
+    fn new(packed: R) -> io::Result<Self> {
+        StreamingDecoder::new(packed).map(|frame| Self(Some(frame))).map_err(io::Error::other)
+    }
+}
+
+impl<R: BufRead> Read for Frames<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let Some(frame) = &mut self.0 else { return Ok(0) };
+            let count = frame.read(buffer)?;
+            if count > 0 || buffer.is_empty() {
+                return Ok(count);
+            }
+            let mut rest = self.0.take().map(StreamingDecoder::into_inner);
+            if let Some(packed) = rest.take_if(|packed| packed.fill_buf().is_ok_and(|bytes| !bytes.is_empty())) {
+                *self = Self::new(packed)?;
+            }
+        }
+    }
+}
+
 /// Hashes what goes through.
 struct Hashing<R> {
     reader: R,
@@ -155,8 +183,9 @@ impl Engine for EmbeddedEngine {
                     self.store.take_layer(below, diff_id, MultiGzDecoder::new(packed))?;
                 }
                 Compression::Zstd => {
-                    let failure = Failure::step("the image has layers packed with zstd, which the embedded engine does not read");
-                    return Err(failure.hint("use `--engine docker`"));
+                    let packed = io::BufReader::with_capacity(256 << 10, packed);
+                    let frames = Frames::new(packed).map_err(disk("a layer"))?;
+                    self.store.take_layer(below, diff_id, frames)?;
                 }
             }
         }

@@ -1,19 +1,23 @@
 //! Building: stages and their instructions, each on the layers of those before it.
 
 mod archive;
+mod caches;
 mod config;
 mod copy;
 mod download;
 #[cfg(any(test, fuzzing))]
 pub(super) mod fuzz;
+mod git;
 mod key;
 mod mode;
 mod place;
+mod relay;
 mod run;
 mod stage;
 mod tree;
 mod users;
 
+pub(super) use git::git_is_here;
 pub(super) use place::new_upper;
 pub(super) use run::{Log, failed, lent, not_run, spec};
 pub(super) use stage::Environment;

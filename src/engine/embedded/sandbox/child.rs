@@ -83,6 +83,8 @@ fn take_socket() -> io::Result<UnixStream> {
     drop(stdin);
     let null = OwnedFd::from(File::open("/dev/null")?);
     if null.as_raw_fd() == 0 {
+        // programs are to find it open
+        nix::fcntl::fcntl(&null, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()))?;
         std::mem::forget(null);
     } else {
         // SAFETY: both are open or unused descriptors of this process
