@@ -15,7 +15,7 @@ use igraph::dockerfile::{self, Configs, Dockerfile, EntryKind, Ignore, Resolved}
 use igraph::engine::docker::{Builder, DockerEngine, DockerOptions, EndpointInputs, choose_endpoint};
 use igraph::engine::embedded::{EmbeddedEngine, EmbeddedOptions};
 use igraph::engine::fake::FakeEngine;
-use igraph::engine::{Attempt, BuildRequest, ContextInput, Engine, ExportSink, Network, Output, SecretSource, TestRequest};
+use igraph::engine::{Attempt, BuildRequest, ContextInput, Engine, ExportSink, Limits, Network, Output, SecretSource, TestRequest};
 use igraph::event::Stream;
 use igraph::failure::{Failure, FailureClass, Retry};
 use igraph::image::{EngineImage, ImageConfig, ImageSource};
@@ -167,6 +167,7 @@ impl World {
             no_cache: asked.no_cache,
             proxies: &asked.proxies,
             throwaway: asked.throwaway,
+            scrub: &Default::default(),
         };
         self.engine.build(&request, &self.attempt())
     }
@@ -543,14 +544,14 @@ contract! {
         let drop_it = world.build(&format!("FROM base\nENV DROP={}\n", owner(&world))).unwrap();
         let throwaway = world.build_with(&format!("FROM base\nENV THROW={}\n", owner(&world)), |asked| asked.throwaway = true).unwrap();
         let kept = BTreeSet::from([keep.id, world.base.id]);
-        let would = world.engine.collect(&kept, true).unwrap();
+        let would = world.engine.collect(&kept, &Limits::default(), true).unwrap();
         assert_eq!(would.images, 2);
         assert!(world.engine.find(drop_it.id).unwrap().is_some());
-        assert_eq!(world.engine.collect(&kept, false).unwrap().images, 2);
+        assert_eq!(world.engine.collect(&kept, &Limits::default(), false).unwrap().images, 2);
         assert!(world.engine.find(keep.id).unwrap().is_some() && world.engine.find(world.base.id).unwrap().is_some());
         assert_eq!(world.engine.find(throwaway.id).unwrap(), None);
         assert_eq!(world.engine.find(drop_it.id).unwrap(), None);
-        assert_eq!(world.engine.collect(&kept, false).unwrap().images, 0);
+        assert_eq!(world.engine.collect(&kept, &Limits::default(), false).unwrap().images, 0);
     };
 }
 
@@ -707,8 +708,8 @@ fn containers_of_dead_runs_are_collected() {
         world.docker_cli(&["create", "--network", "none", "--label", &labels[0], "--label", &labels[1], &world.base.handle, "sleep", "1"]);
     }
     let kept = BTreeSet::from([world.base.id]);
-    assert_eq!(world.engine.collect(&kept, true).unwrap().containers, 1);
-    assert_eq!(world.engine.collect(&kept, false).unwrap().containers, 1);
+    assert_eq!(world.engine.collect(&kept, &Limits::default(), true).unwrap().containers, 1);
+    assert_eq!(world.engine.collect(&kept, &Limits::default(), false).unwrap().containers, 1);
     assert_eq!(world.docker_cli(&["ps", "-aq", "--filter", &format!("label=igraph.owner={foreign}")]).len(), 1);
     assert_eq!(world.docker_cli(&["ps", "-aq", "--filter", &format!("label=igraph.owner={own}")]).len(), 1);
 }

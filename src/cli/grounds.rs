@@ -1,6 +1,8 @@
 //! What decisions are made from: records, lock, digests of files, stand-ins for bases, where names go; and the graph and planner over
 //! them, the same for every command. Decides nothing.
 
+use std::sync::Arc;
+
 use super::args;
 use super::error::Error;
 use super::values::RegistryTarget;
@@ -18,7 +20,7 @@ pub struct Grounds<'a> {
     bench: &'a Workbench<'a>,
     records: Records<'a>,
     /// The cache of file digests.
-    pub digests: FileDigests,
+    pub digests: Arc<FileDigests>,
     stand_ins: StandIns,
     destination: Destination,
     engine: String,
@@ -36,14 +38,22 @@ impl<'a> Grounds<'a> {
         world: &args::World,
         registry: Option<&RegistryTarget>,
     ) -> Result<Self, Error> {
-        Ok(Self {
-            bench,
-            records: Records::read(state, lock)?,
-            digests: bench.digests(),
-            stand_ins: bench.stand_ins(world),
-            destination: bench.destination(registry)?,
-            engine: bench.engine_identity(world),
-        })
+        Self::of(bench, Records::read(state, lock)?, Arc::new(bench.digests()), world, registry)
+    }
+
+    /// Those over records and digests that are at hand.
+    ///
+    /// # Errors
+    /// For a `--registry` that clashes with what build files claim.
+    pub fn of(
+        bench: &'a Workbench<'a>,
+        records: Records<'a>,
+        digests: Arc<FileDigests>,
+        world: &args::World,
+        registry: Option<&RegistryTarget>,
+    ) -> Result<Self, Error> {
+        let destination = bench.destination(registry)?;
+        Ok(Self { bench, records, digests, stand_ins: bench.stand_ins(world), destination, engine: bench.engine_identity(world) })
     }
 
     /// The nodes of a selection, with all that they stand on.

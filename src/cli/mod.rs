@@ -12,6 +12,7 @@ mod plan_view;
 mod printer;
 mod program;
 mod reporting;
+mod settled;
 mod signals;
 pub mod topics;
 pub mod values;

@@ -54,6 +54,9 @@ pub enum ValueError {
     /// No run.
     #[error("`{0}` is no run: write an id as `igraph log list` shows it, `last`, or `last~N` for the Nth before it")]
     Run(String),
+    /// No size.
+    #[error("`{0}` is no size: write a whole number and its unit, like 500MB or 20GB")]
+    Size(String),
     /// No duration.
     #[error("`{0}` is no duration: write a whole number and its unit, like 500ms, 30s, 5m or 1h30m")]
     Duration(String),
@@ -330,6 +333,29 @@ pub fn parse_timeout(text: &str) -> Result<Duration, ValueError> {
     }
 }
 
+/// A size in bytes: a whole number, with `kB`, `MB`, `GB`, `TB` or `KiB`, `MiB`, `GiB`, `TiB` behind it or nothing.
+///
+/// # Errors
+/// Where the text is none.
+pub fn parse_size(text: &str) -> Result<u64, ValueError> {
+    let fail = || ValueError::Size(text.to_owned());
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let number: u64 = text[..digits].parse().map_err(|_| fail())?;
+    let unit: u64 = match text[digits..].trim_start() {
+        "" | "B" => 1,
+        "kB" | "KB" => 1000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "TB" => 1_000_000_000_000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        _ => return Err(fail()),
+    };
+    number.checked_mul(unit).ok_or_else(fail)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -366,6 +392,16 @@ mod tests {
         }
         for text in ["", "staging", "staging/x", "reg.corp/UP", "reg.corp/a//b", "https://reg.corp"] {
             assert!(text.parse::<RegistryTarget>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [("0", 0), ("5B", 5), ("500MB", 500_000_000), ("2 GiB", 2 << 30)] {
+            assert_eq!(parse_size(text), Ok(bytes));
+        }
+        for text in ["", "GB", "1.5GB", "-1", "3 apples", "99999999999TB"] {
+            assert!(parse_size(text).is_err(), "{text}");
         }
     }
 

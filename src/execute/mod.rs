@@ -15,5 +15,6 @@ mod upload;
 mod world;
 
 pub use crate::plan::tested;
+pub use builds::rebuild;
 pub use run::{RunEnd, run};
 pub use world::{EngineFactory, Held, LazyEngine, Options, Stops, World};

@@ -120,6 +120,7 @@ fn layers(
             no_cache: true,
             proxies: world.proxies,
             throwaway: true,
+            scrub: &Default::default(),
         },
         attempt,
     )?;

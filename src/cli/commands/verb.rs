@@ -106,7 +106,7 @@ pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>)
         return nothing_to_do(&line, context);
     }
     let process = format!("{}-{}", std::process::id(), clock.now().0);
-    let engine = || bench.engine(&args.world, &process);
+    let engine = || bench.engine(&args.world, &process).inspect(|engine| bench.say_how(engine.as_ref()));
     let (stops, reason) = (Stops::default(), args.plan.reason.clone());
     let session = Session {
         bench: &bench,
@@ -339,6 +339,11 @@ impl Session<'_> {
             }
             if let (Body::Image(image), Some(own)) = (&self.planner.graph.node(*index).body, self.planner.own(*index)) {
                 problems.extend(own.resolved.iter().flat_map(|resolved| self.missing_secrets(image.spec, resolved)));
+                if !image.spec.scrub.is_empty() && self.planner.keys.engine.starts_with("docker ") {
+                    let places = vec![image.spec.origin.field("scrub")];
+                    let message = "Docker Engine makes its layers by itself, and leaves nothing out of them".to_owned();
+                    problems.push(Problem { message, places, hint: Some("use `--engine embedded`".to_owned()) });
+                }
             }
         }
         if !problems.is_empty() {
