@@ -115,9 +115,10 @@ fn prepare(program: &Program, spec: &Spec) -> Result<Vec<CString>, Step> {
 /// The /proc of this process's own pid namespace, with what is nobody's business hidden.
 fn proc() -> Result<(), Step> {
     let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    if mount(Some("proc"), "/proc", Some("proc"), quiet, None::<&str>).is_err() {
-        // where parts of /proc are hidden, as in a container, no whole one may be mounted: what was bound there before must do
-        checked(if std::path::Path::new("/proc/self").exists() { 0 } else { -1 }, "mount /proc")?;
+    let mounted = mount(Some("proc"), "/proc", Some("proc"), quiet, None::<&str>);
+    // where parts of /proc are hidden, as in a container, no whole one may be mounted: what was bound there before must do
+    if mounted.is_err() && !std::path::Path::new("/proc/self").exists() {
+        mounted.map_err(step("mount /proc"))?;
     }
     MASKED.iter().for_each(|path| mask(path));
     FROZEN.iter().for_each(|path| freeze(path));
