@@ -82,15 +82,17 @@ pub enum Command {
     #[command(subcommand)]
     Log(Log),
 
-    /// Shows which bases have moved
+    /// Shows which bases have moved, and what policies would renew
     ///
-    /// Asks the registries about the bases in igraph.lock, each once, and prints which have moved, since when, and how
-    /// many images would be built again. Writes nothing.
+    /// Asks the registries about the bases in igraph.lock, each once, and looks at the freshness policies; prints what
+    /// moved, since when, and what would be done again: images, tests, names, and how long they took last time. Writes
+    /// nothing.
     Outdated(Outdated),
 
     /// Moves igraph.lock to what bases are now
     ///
-    /// Resolves bases again and writes what moved to igraph.lock. The next build rebuilds exactly what stands on them.
+    /// Asks and looks as `outdated` does, and writes what moved to igraph.lock: bases, and the stamps of what is due. The
+    /// next build rebuilds exactly that, and what stands on it.
     Update(Update),
 
     /// Loads and checks all build files and Dockerfiles, and runs nothing
@@ -429,17 +431,25 @@ pub struct RunArgument {
 /// Arguments of `outdated`.
 #[derive(Clone, Debug, Group)]
 pub struct Outdated {
-    /// Bases, or patterns of images whose bases are meant; none: all
+    /// Bases, or patterns of images that are meant with all they stand on; none: all
     #[arg(value_name = "BASE|PATTERN")]
     pub what: Vec<String>,
+
+    /// Prints JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `update`.
 #[derive(Clone, Debug, Group)]
 pub struct Update {
-    /// Bases, or patterns of images whose bases are meant; none: all
+    /// Bases, or patterns of images that are meant with all they stand on; none: all
     #[arg(value_name = "BASE|PATTERN")]
     pub what: Vec<String>,
+
+    /// Prints JSON
+    #[arg(long)]
+    pub json: bool,
 
     /// Prints what would be written, and writes nothing
     #[arg(short = 'n', long)]

@@ -12,6 +12,8 @@ mod printer;
 mod program;
 mod reporting;
 mod signals;
+mod survey;
+mod survey_view;
 pub mod topics;
 pub mod values;
 mod witness;

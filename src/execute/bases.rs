@@ -73,6 +73,7 @@ fn from_registry(world: &World<'_>, index: NodeIndex, reference: &Reference, job
                         manifest: resolved.manifest,
                         config: resolved.image_id,
                         time: world.clock.now(),
+                        candidate: None,
                     },
                 };
                 (world.registry.base_image(&resolved, world.cancel)?, Some(entry))

@@ -7,5 +7,5 @@ mod reasons;
 
 pub use files::FileDigests;
 pub use inputs::{Inputs, Watched};
-pub use node::{KeyError, Keys, Own, command_folder, dependency, names_components, watched_of};
+pub use node::{KeyError, Keys, Own, command_folder, dependency, names_components, stamp, watched_of};
 pub use reasons::reasons;

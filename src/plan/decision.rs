@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::tested::PassedTest;
+use crate::clock::Timestamp;
 use crate::component::Component;
 use crate::digest::{Digest, ImageId, Key};
 use crate::graph::{Graph, NodeIndex};
@@ -83,6 +84,8 @@ pub struct PlannerOptions {
     pub reason: Option<String>,
     /// `--no-cache`.
     pub no_cache: bool,
+    /// When this is planned: what is past its `until` is kept as it is.
+    pub now: Timestamp,
     /// Keys that are not tried now, though their last result is a failure, and why.
     pub held: BTreeMap<Key, String>,
 }

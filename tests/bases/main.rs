@@ -11,6 +11,7 @@ mod faults;
 mod local;
 mod lock;
 mod platforms;
+mod policies;
 mod real;
 mod stand_ins;
 mod watching;

@@ -28,7 +28,7 @@ pub fn save(file: &Path, context: &Context<'_>) -> Result<Exit, Error> {
 /// Takes the records of a file in.
 pub fn load(file: &Path, no_wait: bool, context: &Context<'_>) -> Result<Exit, Error> {
     let bench = Workbench::load(context)?;
-    let clock = crate::cli::clock::system();
+    let clock = context.clock();
     let _writer = bench.writer(no_wait, clock.as_ref())?;
     let state = bench.state()?;
     let loaded = state.load(file)?;
@@ -44,7 +44,7 @@ pub fn clean(args: &args::Clean, context: &Context<'_>) -> Result<Exit, Error> {
         context.printer.say("igraph: nothing to clean");
         return Ok(Exit::Done);
     }
-    let clock = crate::cli::clock::system();
+    let clock = context.clock();
     let wait = if args.no_wait { Wait::No } else { Wait::Yes };
     let _writer = workbench::writer_lock(&folder, wait, clock.as_ref(), context)?;
     crate::record::remove_tree(folder.path()).map_err(|source| Error::Write { path: folder.path().to_owned(), source })?;
@@ -55,7 +55,7 @@ pub fn clean(args: &args::Clean, context: &Context<'_>) -> Result<Exit, Error> {
 /// Removes what no record needs.
 pub fn gc(args: &args::Gc, context: &Context<'_>) -> Result<Exit, Error> {
     let bench = Workbench::load(context)?;
-    let clock = crate::cli::clock::system();
+    let clock = context.clock();
     let _writer = bench.writer(args.no_wait, clock.as_ref())?;
     let state = bench.state()?;
     let forgotten = state.forget(crate::record::KEPT_RESULTS, &[], args.dry_run)?;

@@ -70,7 +70,7 @@ pub fn run(args: &Targets, context: &Context<'_>) -> Result<Exit, Error> {
         epoch: bench.catalogue.workspace.epoch,
         build_platform: &bench.platform,
     };
-    let planner = Planner::new(&graph, keys, &records, PlannerOptions::default());
+    let planner = Planner::new(&graph, keys, &records, PlannerOptions { now: context.clock().now(), ..PlannerOptions::default() });
     let affected = match &args.affected {
         Some(list) => Some(affected(&read_paths(list)?, &bench, &graph, &planner)),
         None => None,

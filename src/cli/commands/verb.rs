@@ -38,7 +38,7 @@ pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>)
     let bench = Workbench::load(context)?;
     let selection = bench.select(&args.selection.patterns, &args.exclude)?;
     let dry = args.plan.dry_run || args.plan.check;
-    let clock = crate::cli::clock::system();
+    let clock = context.clock();
     if selection.labels.is_empty() && selection.steps.is_empty() {
         // who asked for a report gets an empty one: a runner fails where there is none
         if !dry && Reporting::is_wanted(&args.output) {
@@ -75,7 +75,8 @@ pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>)
         build_platform: &bench.platform,
     };
     let forced = if args.plan.force { forced(&graph, depth) } else { BTreeSet::new() };
-    let planning = PlannerOptions { forced, reason: args.plan.reason.clone(), no_cache: args.running.no_cache, ..Default::default() };
+    let (reason, no_cache) = (args.plan.reason.clone(), args.running.no_cache);
+    let planning = PlannerOptions { forced, reason, no_cache, now: clock.now(), ..Default::default() };
     let planner = Planner::new(&graph, keys, &records, planning);
     let plan = planner.plan();
     let broken: Vec<_> = plan

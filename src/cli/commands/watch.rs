@@ -108,7 +108,7 @@ impl<'a> Watch<'a> {
     fn begin(verb: &'static str, depth: Depth, args: &'a Verb, bases: Option<Duration>, context: &'a Context<'a>) -> Result<Self, Error> {
         let bench = Workbench::load(context)?;
         let selection = bench.select(&args.selection.patterns, &args.exclude)?;
-        let clock = crate::cli::clock::system();
+        let clock = context.clock();
         let (sender, wakes) = mpsc::channel();
         let tell = sender.clone();
         // the receiver lives as long as the watcher
@@ -248,8 +248,8 @@ impl<'a> Watch<'a> {
     /// Asks the registries after the bases of what is watched; what moved is in the lock afterwards, and pending.
     fn ask_bases(&mut self) {
         let bench = self.bench(self.context);
-        match super::bases::renew(&bench, &self.selection, self.clock.as_ref()) {
-            Ok(moved) => self.pending.paths.extend(moved.into_iter().map(|base| format!("base {base}"))),
+        match super::bases::renew(&bench, &self.selection, &self.clock) {
+            Ok(moved) => self.pending.paths.extend(moved),
             Err(error) => self.tell(&error),
         }
     }
@@ -520,7 +520,7 @@ impl Planning<'_> {
             build_platform: &bench.platform,
         };
         let held = self.held.clone();
-        let options = PlannerOptions { no_cache: self.args.running.no_cache, held, ..PlannerOptions::default() };
+        let options = PlannerOptions { no_cache: self.args.running.no_cache, held, now: bench.context.clock().now(), ..Default::default() };
         let planner = Planner::new(&graph, keys, &records, options);
         let plan = planner.plan();
         then(&Look { planner: &planner, plan: &plan, lock: &lock, digests: &digests })
