@@ -332,9 +332,13 @@ fn reach<'g>(graph: &Graph<'g>, from: NodeIndex, next: impl Fn(&Graph<'g>, NodeI
 
 /// What would be done again if the node changed; what is past its last day is not, nor is what stands on that alone.
 fn above(graph: &Graph<'_>, from: NodeIndex, now: Timestamp) -> BTreeSet<NodeIndex> {
-    let ended = |index: &NodeIndex| match &graph.node(*index).body {
-        Body::Image(image) => image.spec.freshness.until.is_some_and(|day| now >= day.end()),
-        _ => false,
+    let ended = |index: &NodeIndex| {
+        let image = match &graph.node(*index).body {
+            Body::Gate(gate) => gate.image,
+            Body::Tags(names) | Body::Pushes(names) => names.image,
+            Body::Base(_) | Body::Image(_) | Body::Test(_) => *index,
+        };
+        matches!(&graph.node(image).body, Body::Image(image) if image.spec.freshness.until.is_some_and(|day| now >= day.end()))
     };
     reach(graph, from, |graph, index| graph.dependants(index).into_iter().filter(|above| !ended(above)).collect())
 }
