@@ -62,11 +62,13 @@ fn hash(list: &Path) -> io::Result<u64> {
     let text = fs::read_to_string(list)?;
     let files: Vec<&str> = text.lines().collect();
     let (left, right) = files.split_at(files.len() / 2);
-    let hash = |files: &[&str]| {
-        files.iter().try_fold(0, |all, file| {
+    let hash = |files: &[&str]| -> io::Result<u64> {
+        let mut all = 0;
+        for file in files {
             let bytes = fs::read(file)?;
-            Ok(all + bytes.len() as u64 + u64::from(blake3::hash(&bytes).as_bytes()[0]))
-        })
+            all += bytes.len() as u64 + u64::from(blake3::hash(&bytes).as_bytes()[0]);
+        }
+        Ok(all)
     };
     std::thread::scope(|scope| {
         let other = scope.spawn(|| hash(right));

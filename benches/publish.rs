@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use measure::{median, ratio, run};
+use measure::{median, medians, ratio, run};
 
 const IMAGES: usize = 50;
 /// MiB of the base: twelve files of random bytes, which no packing makes smaller.
@@ -304,16 +304,16 @@ fn one_name(rounds: usize) -> Result<()> {
         by_hand.push(start.elapsed() / NAMES as u32);
         let before = registry.requests()?.len();
         rename(root, round, 1)?;
-        one.push(push()?.wall);
+        one.push(push()?);
         let asked: Vec<String> = registry.requests()?.split_off(before).iter().map(|line| line[..4].trim().to_owned()).collect();
         if asked != ["HEAD", "PUT", "HEAD"] {
             return Err(format!("moving one name asked {asked:?}"));
         }
-        nothing.push(push()?.wall);
+        nothing.push(push()?);
         rename(root, round, NAMES + 1)?;
-        many.push(push()?.wall);
+        many.push(push()?);
     }
-    let (by_hand, one, many, nothing) = (median(by_hand), median(one), median(many), median(nothing));
+    let (by_hand, one, many, nothing) = (median(by_hand), medians(&one).wall, medians(&many).wall, medians(&nothing).wall);
     let each = many.saturating_sub(one) / NAMES as u32;
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
     println!("\none name of an image that is in the registry: HEAD, PUT, HEAD and nothing else, counted");
@@ -337,7 +337,7 @@ fn fifty_images() -> Result<()> {
     let registry = Registry::start()?;
     let base = rootfs(BASE_MIB).map_err(text)?;
     println!("\n{IMAGES} images of 4 KiB on one base of {BASE_MIB} MiB, out of a Docker Engine into a docker-registry");
-    println!("  base                     read from the engine   sent to the registry     time");
+    println!("  base                     read from the engine   sent to the registry     time      CPU   memory");
     for from_registry in [false, true] {
         let home = tempfile::tempdir().map_err(text)?;
         let root = home.path();
@@ -360,10 +360,12 @@ fn fifty_images() -> Result<()> {
         let cost = run(igraph(root).args(["push", "//...", "--engine", &docker]))?;
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         println!(
-            "  {what:<24} {:>16.1} MiB {:>18.1} MiB {:>6.1} s",
+            "  {what:<24} {:>16.1} MiB {:>18.1} MiB {:>6.1} s {:>6.1} s {:>4.0} MiB",
             mib(engine.down.load(Ordering::Relaxed) - read),
             mib(sent.up.load(Ordering::Relaxed) - pushed),
-            cost.wall.as_secs_f64()
+            cost.wall.as_secs_f64(),
+            cost.cpu.as_secs_f64(),
+            cost.peak_kib as f64 / 1024.0
         );
     }
     Ok(())

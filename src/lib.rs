@@ -9,6 +9,7 @@ pub mod cancel;
 pub mod clock;
 pub mod component;
 pub mod digest;
+pub mod docker_archive;
 pub mod event;
 pub mod failure;
 pub mod image;

@@ -459,9 +459,9 @@ fn engines_and_registries() {
         ("no daemon", &|world| {
             world.run("build --engine docker=unix:///nowhere/docker.sock").run("build --engine docker=tcp://127.0.0.1:1");
             world.environment.push(("DOCKER_HOST".to_owned(), "unix:///nowhere/else.sock".to_owned()));
-            world.run("build").run("gc");
+            world.run("build --engine docker").run("gc --engine docker");
             world.environment = vec![("DOCKER_CONTEXT".to_owned(), "nope".to_owned())];
-            world.run("build");
+            world.run("build --engine docker");
         }),
         ("no registry", &|world| {
             world.run("push --engine fake //app:1").run("push --engine fake //app:1").run("test --engine fake //app:1");

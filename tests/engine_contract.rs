@@ -22,7 +22,7 @@ use igraph::image::{EngineImage, ImageConfig, ImageSource};
 use igraph::platform::Platform;
 use igraph::problem::Source;
 use igraph::reference::Reference;
-use support::{Dockerd, RootfsImage};
+use support::{Dockerd, OrdinaryUser, RootfsImage};
 
 fn base_source() -> &'static RootfsImage {
     static SOURCE: OnceLock<RootfsImage> = OnceLock::new();
@@ -76,6 +76,11 @@ fn docker(daemon: &Dockerd, builder: Builder, owner: &str, run: &str, scratch: &
     .unwrap()
 }
 
+/// The program that sandboxes execute; another user may not reach the one that was compiled.
+fn runner() -> PathBuf {
+    std::env::var_os("IGRAPH_TEST_PROGRAM").unwrap_or_else(|| env!("CARGO_BIN_EXE_igraph").into()).into()
+}
+
 /// `None`, said loudly, where this process may not make namespaces.
 fn embedded(test: &str, store: &Path, owner: &str) -> Option<EmbeddedEngine> {
     if !nix::unistd::geteuid().is_root() {
@@ -84,7 +89,7 @@ fn embedded(test: &str, store: &Path, owner: &str) -> Option<EmbeddedEngine> {
     }
     let options = EmbeddedOptions {
         store: store.to_owned(),
-        runner: env!("CARGO_BIN_EXE_igraph").into(),
+        runner: runner(),
         owner: owner.into(),
         environment: Arc::new(|name| (name == "IGRAPH_TEST_TOKEN").then(|| "tops3cret".to_owned())),
     };
@@ -537,6 +542,21 @@ fn owner(world: &World) -> String {
 /// With the process in it: a daemon that is not the tests' own keeps what earlier ones left.
 fn owner_of(kind: Kind, name: &str) -> String {
     format!("{kind:?}{name}{}", std::process::id()).to_lowercase().replace('_', "")
+}
+
+/// The same cases of the embedded engine, in a user namespace of a user without rights.
+#[test]
+fn an_ordinary_user_with_subordinate_ids_gets_the_same() {
+    let Some(user) = OrdinaryUser::new("an_ordinary_user_with_subordinate_ids_gets_the_same", 65_536) else { return };
+    let program = user.program(&runner());
+    let this = user.program(&std::env::current_exe().unwrap());
+    let mut command = user.command(&program);
+    command.arg("__igraph-user-namespace").arg(this).args(["embedded", "--test-threads", "2"]);
+    let output = command.env("IGRAPH_TEST_PROGRAM", &program).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let passed = text.lines().find_map(|line| line.strip_prefix("test result: ok. ")?.split(' ').next()?.parse::<u32>().ok());
+    assert!(passed.is_some_and(|passed| passed >= 15), "{text}");
 }
 
 /// The daemon stops what it runs soon after the request is gone.

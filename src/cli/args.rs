@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 
-use super::values::{Destination, EngineChoice, PathList, RegistryTarget, RunSelector, StandIn, parse_count, parse_jobs, parse_timeout};
+use super::values::{
+    Destination, EngineChoice, ExportTarget, PathList, RegistryTarget, RunSelector, StandIn, parse_count, parse_jobs, parse_timeout,
+};
 
 /// Builds, tests, aliases and pushes a catalogue of container images: only what changed, and exactly what was tested.
 ///
@@ -94,6 +96,12 @@ pub enum Command {
     /// Asks and looks as `outdated` does, and writes what moved to igraph.lock: bases, and the stamps of what is due. The
     /// next build rebuilds exactly that, and what stands on it.
     Update(Update),
+
+    /// Writes an image to an OCI layout, an archive, or a Docker Engine
+    ///
+    /// Takes the image that LABEL came to with its present inputs; `build` or `test` makes it. Its names go along where
+    /// its tests have passed. What is written depends on the image alone: exported twice, it is the same byte for byte.
+    Export(Export),
 
     /// Loads and checks all build files and Dockerfiles, and runs nothing
     ///
@@ -512,6 +520,25 @@ pub struct Gc {
     /// Exits 10 where another igraph is at work in this workspace, instead of waiting for it
     #[arg(long)]
     pub no_wait: bool,
+}
+
+/// Arguments of `export`.
+#[derive(Clone, Debug, Group)]
+pub struct Export {
+    /// The image, like //debian/jessie:4.2.1
+    #[arg(value_name = "LABEL")]
+    pub label: String,
+
+    /// Where to: oci:DIR, docker-archive:FILE, docker: or docker:URL
+    ///
+    /// oci:DIR is an OCI image layout; one that is there already gets the image added. docker-archive:FILE is what
+    /// `docker load` reads. docker: loads it into the Docker Engine that DOCKER_HOST or the docker context names,
+    /// docker:URL into the one at that address.
+    #[arg(value_name = "DESTINATION")]
+    pub destination: ExportTarget,
+
+    #[command(flatten)]
+    pub world: World,
 }
 
 /// Arguments of `doctor`.

@@ -91,7 +91,16 @@ fn show_usage(error: &clap::Error, environment: &Environment, printer: &Printer)
 
 /// Whether a command does work that an interrupt should end in good order; others just end.
 fn works(command: &Command) -> bool {
-    matches!(command, Command::Build(_) | Command::Test(_) | Command::Tag(_) | Command::Push(_) | Command::Update(_) | Command::Outdated(_))
+    matches!(
+        command,
+        Command::Build(_)
+            | Command::Test(_)
+            | Command::Tag(_)
+            | Command::Push(_)
+            | Command::Update(_)
+            | Command::Outdated(_)
+            | Command::Export(_)
+    )
 }
 
 fn dispatch(command: &Command, context: &Context<'_>) -> Result<Exit, Error> {
@@ -105,6 +114,7 @@ fn dispatch(command: &Command, context: &Context<'_>) -> Result<Exit, Error> {
         Command::Log(args) => commands::log::run(args, context),
         Command::Outdated(args) => commands::bases::outdated(args, context),
         Command::Update(args) => commands::bases::update(args, context),
+        Command::Export(args) => commands::export::run(args, context),
         Command::Check(args) => commands::check::run(args, context),
         Command::State(State::Save { file }) => commands::state::save(file, context),
         Command::State(State::Load { file, no_wait }) => commands::state::load(file, *no_wait, context),

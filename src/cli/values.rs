@@ -45,6 +45,9 @@ pub enum ValueError {
     /// An address that is none of a daemon.
     #[error("`{0}` is no address of a Docker daemon: write unix:///PATH, tcp://HOST:PORT, http://HOST:PORT or https://HOST:PORT")]
     DockerUrl(String),
+    /// No place for an image.
+    #[error("`{0}` is no destination: write oci:DIR, docker-archive:FILE or docker:")]
+    ExportTarget(String),
     /// No list of paths.
     #[error("write `@-` to read paths from stdin, or `@FILE`")]
     PathList,
@@ -151,14 +154,52 @@ impl FromStr for EngineChoice {
             None if text == "docker" => Ok(Self::Docker(None)),
             None if text == "embedded" => Ok(Self::Embedded),
             None if text == "fake" => Ok(Self::Fake),
-            Some(("docker", url)) => {
-                let known =
-                    ["unix://", "tcp://", "http://", "https://"].iter().any(|scheme| url.len() > scheme.len() && url.starts_with(scheme));
-                if known { Ok(Self::Docker(Some(url.to_owned()))) } else { Err(ValueError::DockerUrl(url.to_owned())) }
-            }
+            Some(("docker", url)) => docker_url(url).map(|url| Self::Docker(Some(url))),
             _ => Err(ValueError::Engine(text.to_owned())),
         }
     }
+}
+
+/// Where an image is exported to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ExportTarget {
+    /// `oci:DIR`: an OCI image layout.
+    OciLayout(PathBuf),
+    /// `docker-archive:FILE`: what `docker load` reads.
+    DockerArchive(PathBuf),
+    /// `docker:` or `docker:URL`: a Docker Engine.
+    Docker(Option<String>),
+}
+
+impl FromStr for ExportTarget {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let path = |prefix, path: &str| if path.is_empty() { Err(ValueError::NoPath(prefix)) } else { Ok(PathBuf::from(path)) };
+        match text.split_once(':') {
+            Some(("oci", folder)) => path("oci:", folder).map(Self::OciLayout),
+            Some(("docker-archive", file)) => path("docker-archive:", file).map(Self::DockerArchive),
+            Some(("docker", "")) => Ok(Self::Docker(None)),
+            Some(("docker", url)) => docker_url(url).map(|url| Self::Docker(Some(url))),
+            _ => Err(ValueError::ExportTarget(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for ExportTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OciLayout(path) => write!(f, "oci:{}", path.display()),
+            Self::DockerArchive(path) => write!(f, "docker-archive:{}", path.display()),
+            Self::Docker(url) => write!(f, "docker:{}", url.as_deref().unwrap_or_default()),
+        }
+    }
+}
+
+/// The address of a Docker daemon.
+fn docker_url(url: &str) -> Result<String, ValueError> {
+    let known = ["unix://", "tcp://", "http://", "https://"].iter().any(|scheme| url.len() > scheme.len() && url.starts_with(scheme));
+    if known { Ok(url.to_owned()) } else { Err(ValueError::DockerUrl(url.to_owned())) }
 }
 
 /// `@-` or `@FILE`: where a list of paths, one a line, comes from.
@@ -326,6 +367,16 @@ mod tests {
         }
         for text in ["", "staging", "staging/x", "reg.corp/UP", "reg.corp/a//b", "https://reg.corp"] {
             assert!(text.parse::<RegistryTarget>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn export_targets() {
+        for text in ["oci:dir", "docker-archive:x.tar", "docker:", "docker:tcp://h:1"] {
+            assert_eq!(text.parse::<ExportTarget>().unwrap().to_string(), text);
+        }
+        for text in ["", "oci", "oci:", "docker", "docker:h", "docker-archive:", "dir:x"] {
+            assert!(text.parse::<ExportTarget>().is_err(), "{text}");
         }
     }
 

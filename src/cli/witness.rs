@@ -69,13 +69,13 @@ impl Witness {
             draft.relies_on(relative(&file.path), file.stamp);
         }
         for (index, _) in plan {
-            let own = match (&planner.graph.node(*index).body, planner.own(*index)) {
-                (_, Some(own)) => own,
+            let traces = match (&planner.graph.node(*index).body, planner.traces(*index)) {
+                (_, Some(traces)) => traces,
                 (Body::Image(_) | Body::Test(_), None) => return None,
                 // a registry base is in the lock, gates and names are in the records
                 (_, None) => continue,
             };
-            for (path, stamp) in &own.inputs.watched {
+            for (path, stamp) in traces.watched() {
                 match stamp {
                     Some(stamp) => draft.relies_on(relative(path), *stamp),
                     None => draft.relies_on_absence(relative(path)),

@@ -14,7 +14,7 @@ use super::values::{EngineChoice, StandInSource};
 use crate::clock::Clock;
 use crate::engine::Engine;
 use crate::engine::docker::{self, Builder, DockerEngine, DockerOptions};
-use crate::engine::embedded::{EmbeddedEngine, EmbeddedOptions};
+use crate::engine::embedded::{self, EmbeddedEngine, EmbeddedOptions};
 use crate::engine::fake::FakeEngine;
 use crate::failure::{Failure, Retry};
 use crate::graph::{Body, Graph, StandIn, StandIns};
@@ -31,6 +31,8 @@ use crate::spec::{self, Catalogue, Destination, Tls};
 
 /// Name of the folder of records at the workspace root.
 pub const OUT: &str = "igraph-out";
+/// The embedded engine's store in it.
+pub const STORE: &str = "store";
 
 /// A loaded workspace.
 pub struct Workbench<'a> {
@@ -253,9 +255,18 @@ impl<'a> Workbench<'a> {
     }
 
     /// Whose content tags are this workspace's on a daemon that others use too.
-    fn owner(&self) -> String {
+    pub fn owner(&self) -> String {
         let root = self.root().canonicalize().unwrap_or_else(|_| self.root().to_owned());
         blake3::hash(root.as_os_str().as_encoded_bytes()).to_hex()[..12].to_owned()
+    }
+
+    /// Where the embedded engine is asked for and this user has rights enough only in a user namespace, executes this program again in
+    /// one, with the same arguments. To be called before anything is read from stdin or written.
+    ///
+    /// # Errors
+    /// Where that was tried and failed.
+    pub fn enter(&self, world: &args::World) -> Result<(), Error> {
+        if matches!(choice(self, world), Choice::Embedded) { enter_user_namespace() } else { Ok(()) }
     }
 
     /// Connects to the engine, for a run where there is one.
@@ -267,7 +278,7 @@ impl<'a> Workbench<'a> {
                 connect(environment, host.as_deref(), owner, run, self.folder.bases())
             }
             Choice::Embedded => {
-                let own = self.root().join(OUT).join("store");
+                let own = self.root().join(OUT).join(STORE);
                 let store = self.context.environment.store.clone().unwrap_or(own);
                 let absolute = std::path::absolute(&store)
                     .map_err(|error| Failure::infra(format!("the store `{}`: {error}", store.display())).retry(Retry::Never))?;
@@ -287,6 +298,19 @@ impl<'a> Workbench<'a> {
             }
         }
     }
+}
+
+/// As [`Workbench::enter`], whatever engine is asked for.
+///
+/// # Errors
+/// Where it was tried and failed.
+pub fn enter_user_namespace() -> Result<(), Error> {
+    if !embedded::gains_from_user_namespace() {
+        return Ok(());
+    }
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let error = embedded::enter_user_namespace(Path::new("/proc/self/exe"), &arguments);
+    Err(Error::Failure(Failure::infra(format!("a user namespace can't be entered: {error}")).retry(Retry::Never)))
 }
 
 /// Connects to a Docker Engine.

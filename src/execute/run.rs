@@ -149,7 +149,7 @@ impl Loop<'_, '_> {
     fn decide(&mut self, index: NodeIndex) -> Option<Job> {
         let values = self.values;
         let lookup = |index: NodeIndex| values.read().unwrap_or_else(PoisonError::into_inner).get(&index).cloned();
-        let decision = self.world.decide(index, &lookup);
+        let decision = self.world.decide(index, self.planned(index), &lookup);
         let before = self.overtaken.remove(&index);
         let end = match decision {
             Err(failure) => JobEnd::failed(failure),
@@ -186,6 +186,14 @@ impl Loop<'_, '_> {
         };
         self.settle(index, end);
         None
+    }
+
+    /// What the plan has found of a node: it holds where nothing that the node stands on has run since.
+    fn planned(&self, index: NodeIndex) -> Option<&Value> {
+        let Decision::Fresh(value) = &self.world.plan[self.position[&index]].1 else { return None };
+        let fresh = |needed: &NodeIndex| self.ends.get(needed).is_some_and(JobEnd::is_fresh);
+        let holds = !self.world.planner.is_lost(index) && self.world.graph.dependencies(index).iter().all(fresh);
+        holds.then_some(value)
     }
 
     /// Takes the end of a node into queue and values.

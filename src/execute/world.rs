@@ -126,6 +126,8 @@ pub struct World<'a> {
     pub graph: &'a Graph<'a>,
     /// Who decides.
     pub planner: &'a Planner<'a>,
+    /// What has been decided before anything ran, in the graph's order.
+    pub plan: &'a [(NodeIndex, Decision)],
     /// The records.
     pub state: &'a State,
     /// `igraph.lock`.
@@ -315,12 +317,13 @@ impl World<'_> {
         }
     }
 
-    /// Decides about a popped node; with `--verify`, a recorded result is asked after.
+    /// Decides about a popped node, by what the plan has found where that holds; with `--verify`, a recorded result is asked after.
     ///
     /// # Errors
     /// Where that can't be asked.
-    pub(super) fn decide(&self, index: NodeIndex, values: &Lookup<'_>) -> Result<Decision, Failure> {
-        match self.planner.decide(index, values) {
+    pub(super) fn decide(&self, index: NodeIndex, planned: Option<&Value>, values: &Lookup<'_>) -> Result<Decision, Failure> {
+        let decision = planned.map_or_else(|| self.planner.decide(index, values), |value| Decision::Fresh(value.clone()));
+        match decision {
             Decision::Fresh(value) if self.options.verify => self.verified(index, value, values),
             other => Ok(other),
         }

@@ -1,7 +1,9 @@
 //! The files that count for a node: listed by the Dockerfile room, digested through the cache. Remembers every stat
 //! that the answer relies on, so that a later run can tell that nothing moved.
 
+use std::collections::HashMap;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::files::FileDigests;
 use crate::component::Component;
@@ -13,13 +15,50 @@ use crate::stamp::Stamp;
 /// A path relative to the workspace root that an answer relies on: its stat, or that it is not there.
 pub type Watched = (String, Option<Stamp>);
 
-/// The digested inputs of a node.
+/// The digested inputs of a node. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Inputs {
     /// Context entries, sorted by path.
-    pub context: Vec<ContextInput>,
+    pub context: Arc<[ContextInput]>,
     /// All that was looked at.
-    pub watched: Vec<Watched>,
+    pub watched: Arc<[Watched]>,
+}
+
+/// Inputs that several nodes have in common, looked at once: thousands of images may be tested by one Dockerfile. Holds for one
+/// look at everything, and not longer.
+#[derive(Default)]
+pub struct Shared(Mutex<HashMap<Asked, Vec<(ContextUse, Inputs)>>>);
+
+/// A context's folder, and the Dockerfile it is of.
+type Asked = (String, String);
+
+impl Shared {
+    /// As [`context`], by its answer to the same question where there is one.
+    pub(super) fn context(
+        &self,
+        root: &Path,
+        folder: &str,
+        dockerfile: &str,
+        uses: &ContextUse,
+        digests: &FileDigests,
+    ) -> Result<Inputs, Vec<Problem>> {
+        let asked = (folder.to_owned(), dockerfile.to_owned());
+        let known = || {
+            let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            all.get(&asked)?.iter().find(|(other, _)| other == uses).map(|(_, inputs)| inputs.clone())
+        };
+        if let Some(inputs) = known() {
+            return Ok(inputs);
+        }
+        let inputs = context(root, folder, Some(dockerfile), uses, digests)?;
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(asked).or_default().push((uses.clone(), inputs.clone()));
+        Ok(inputs)
+    }
+
+    /// Forgets everything: the disk may have changed.
+    pub fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
 }
 
 /// Joins workspace-relative paths; either may be empty.
@@ -58,7 +97,7 @@ pub(super) fn context(
     let mut watched: Vec<Watched> = context.iter().map(|input| (join(folder, &input.entry.path), Some(input.entry.stamp))).collect();
     watched.extend(listing.folders.iter().chain(&listing.ignore_file).map(|(path, stamp)| (shown(path), Some(*stamp))));
     watched.extend(listing.missing.iter().map(|path| (shown(path), None)));
-    Ok(Inputs { context, watched })
+    Ok(Inputs { context: context.into(), watched: watched.into() })
 }
 
 /// Lists what of the context `folder` counts for the Dockerfile at `dockerfile`, without reading it.

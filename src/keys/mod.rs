@@ -6,6 +6,6 @@ mod node;
 mod reasons;
 
 pub use files::FileDigests;
-pub use inputs::{Inputs, Watched};
-pub use node::{KeyError, Keys, Own, command_folder, dependency, names_components, stamp, watched_of};
+pub use inputs::{Inputs, Shared, Watched};
+pub use node::{KeyError, Keys, Own, command_folder, dependency, names_components, stamp};
 pub use reasons::reasons;

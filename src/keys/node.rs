@@ -21,7 +21,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::files::FileDigests;
-use super::inputs::{self, Inputs, Watched};
+use super::inputs::{self, Inputs, Shared, Watched};
 use crate::access::Network;
 use crate::clock::Timestamp;
 use crate::component::Component;
@@ -41,6 +41,8 @@ pub struct Own {
     pub components: Vec<Component>,
     /// The files.
     pub inputs: Inputs,
+    /// What else was looked at.
+    pub more: Vec<Watched>,
     /// The Dockerfile's resolution, where there is one.
     pub resolved: Option<Arc<Resolved>>,
 }
@@ -49,6 +51,11 @@ impl Own {
     /// All components, with those of the dependencies.
     pub fn with(&self, dependencies: impl IntoIterator<Item = Component>) -> Vec<Component> {
         self.components.iter().cloned().chain(dependencies).collect()
+    }
+
+    /// All paths that it relies on.
+    pub fn watched(&self) -> impl Iterator<Item = &Watched> {
+        self.inputs.watched.iter().chain(&self.more)
     }
 }
 
@@ -96,25 +103,26 @@ impl Keys<'_> {
         let place = || spec.origin.field("context");
         self.context_is_there(&resolved, &spec.context, &place)?;
         let resolved = self.settled(resolved, &read.path, &spec.context)?;
-        let mut own = self.dockerfile(&read.parsed, &read.path, resolved, &spec.context, spec.network, platform)?;
+        let files = inputs::context(self.root, &spec.context, Some(&read.path), &resolved.context, self.digests)?;
+        let mut own = self.dockerfile(&read.parsed, resolved, files, spec.network, platform);
         own.components.extend(own.resolved.iter().flat_map(|resolved| mounts(resolved, spec)).collect::<Vec<_>>());
-        own.inputs.watched.push((node.dockerfile.path.clone(), Some(node.dockerfile.stamp)));
+        own.more.push((node.dockerfile.path.clone(), Some(node.dockerfile.stamp)));
         if let Some(target) = &spec.target {
             own.components.push(Component::new("target", &**target));
         }
         if !spec.extra_inputs.is_empty() {
             let extra = inputs::globs(self.root, &spec.extra_inputs, &spec.origin.field("extra_inputs"), self.digests)?;
             own.components.extend(inputs::components("extra", &extra.context));
-            own.inputs.watched.extend(extra.watched);
+            own.more.extend_from_slice(&extra.watched);
         }
         Ok(own)
     }
 
-    /// A test's own components.
+    /// A test's own components. What it reads of a context that other tests have read too is taken from `shared`.
     ///
     /// # Errors
     /// See [`KeyError`].
-    pub fn test(&self, node: &TestNode<'_>, platform: &Platform, configs: &dyn Configs) -> Result<Own, KeyError> {
+    pub fn test(&self, node: &TestNode<'_>, platform: &Platform, configs: &dyn Configs, shared: &Shared) -> Result<Own, KeyError> {
         match (&node.spec.form, &node.dockerfile) {
             (spec::TestForm::Dockerfile { context, .. }, Some(read)) => {
                 let args = test_arguments(node.spec, &node.image_label, node.image);
@@ -123,8 +131,9 @@ impl Keys<'_> {
                 given(&read.parsed, &resolved, None)?;
                 self.context_is_there(&resolved, context, &|| node.spec.origin.field("context"))?;
                 let resolved = self.settled(resolved, &read.path, context)?;
-                let mut own = self.dockerfile(&read.parsed, &read.path, resolved, context, node.spec.network, platform)?;
-                own.inputs.watched.push((read.path.clone(), Some(read.stamp)));
+                let files = shared.context(self.root, context, &read.path, &resolved.context, self.digests)?;
+                let mut own = self.dockerfile(&read.parsed, resolved, files, node.spec.network, platform);
+                own.more.push((read.path.clone(), Some(read.stamp)));
                 Ok(own)
             }
             (form, _) => {
@@ -137,7 +146,7 @@ impl Keys<'_> {
                 );
                 let environment = test_environment(node.spec, &node.image_label, node.image);
                 components.extend(environment.into_iter().map(|(name, value)| Component::new(format!("env {name}"), value)));
-                Ok(Own { components, inputs: Inputs::default(), resolved: None })
+                Ok(Own { components, inputs: Inputs::default(), more: Vec::new(), resolved: None })
             }
         }
     }
@@ -147,7 +156,7 @@ impl Keys<'_> {
     /// # Errors
     /// Where its files can't be read.
     pub fn local_base(&self, node: &BaseNode<'_>, platform: &Platform) -> Result<Option<Own>, Vec<Problem>> {
-        let own = |components: Vec<Component>, inputs: Inputs| Ok(Some(Own { components, inputs, resolved: None }));
+        let own = |components: Vec<Component>, inputs: Inputs| Ok(Some(Own { components, inputs, more: Vec::new(), resolved: None }));
         let platform_part = Component::new("platform", platform.to_string());
         match &node.source {
             BaseSource::Registry(_) | BaseSource::StandIn(StandIn::Registry(_)) => Ok(None),
@@ -223,15 +232,7 @@ impl Keys<'_> {
         ]
     }
 
-    fn dockerfile(
-        &self,
-        parsed: &Dockerfile,
-        path: &str,
-        resolved: Resolved,
-        context: &str,
-        network: Network,
-        platform: &Platform,
-    ) -> Result<Own, Vec<Problem>> {
+    fn dockerfile(&self, parsed: &Dockerfile, resolved: Resolved, files: Inputs, network: Network, platform: &Platform) -> Own {
         let mut components = self.common(network, platform);
         components.extend(resolved.canonical(parsed).into_iter().map(|(place, text)| Component::new(format!("instruction {place}"), text)));
         components.extend(resolved.args.iter().map(|(name, value)| {
@@ -240,9 +241,8 @@ impl Keys<'_> {
         if let Some(reason) = &resolved.context.whole {
             components.push(Component::new("context", reason));
         }
-        let files = inputs::context(self.root, context, Some(path), &resolved.context, self.digests)?;
         components.extend(inputs::components("file", &files.context));
-        Ok(Own { components, inputs: files, resolved: Some(Arc::new(resolved)) })
+        Own { components, inputs: files, more: Vec::new(), resolved: Some(Arc::new(resolved)) }
     }
 }
 
@@ -303,9 +303,4 @@ pub fn dependency(owner: &NodeLabel, is_base: bool, other: Option<&Platform>, va
 /// Component of a node that a freshness policy has renewed.
 pub fn stamp(at: Timestamp, policy: &str) -> Component {
     Component::new("policy", format!("{} {policy}", at.to_rfc3339()))
-}
-
-/// All that the answers relied on, of many nodes.
-pub fn watched_of<'a>(owns: impl IntoIterator<Item = &'a Own>) -> Vec<Watched> {
-    owns.into_iter().flat_map(|own| own.inputs.watched.iter().cloned()).collect()
 }

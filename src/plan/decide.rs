@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rayon::prelude::*;
 
 use super::decision::{Decision, PlannerOptions, Value, Values, levels};
+use super::kept::{Kept, Traces};
 use super::past::{NameScope, Past, PastResult};
 use super::tested::{NotTested, PassedTest, Tested};
 use crate::clock::Day;
@@ -14,7 +15,7 @@ use crate::digest::Key;
 use crate::dockerfile::{Configs, ImageUse};
 use crate::graph::{BaseNode, BaseSource, Body, GateNode, Graph, ImageNode, NamesNode, Node, NodeIndex, SUBJECT, StandIn, TestNode};
 use crate::image::ImageConfig;
-use crate::keys::{self, KeyError, Keys, Own};
+use crate::keys::{self, KeyError, Keys, Own, Shared};
 use crate::label::NodeLabel;
 use crate::reason::Reason;
 use crate::reference::Reference;
@@ -29,7 +30,8 @@ pub struct Planner<'a> {
     pub past: &'a dyn Past,
     /// The user's wishes.
     pub options: PlannerOptions,
-    owns: Mutex<BTreeMap<NodeIndex, Arc<Own>>>,
+    kept: Kept,
+    shared: Shared,
     /// Results of this run: another node with the same key shares them.
     results: Mutex<BTreeMap<Key, PastResult>>,
     /// Results that this run made necessary again: needed, and nowhere to be had.
@@ -39,25 +41,40 @@ pub struct Planner<'a> {
 impl<'a> Planner<'a> {
     /// A planner that has looked at nothing yet.
     pub fn new(graph: &'a Graph<'a>, keys: Keys<'a>, past: &'a dyn Past, options: PlannerOptions) -> Self {
-        Self { graph, keys, past, options, owns: Mutex::default(), results: Mutex::default(), lost: Mutex::default() }
+        Self {
+            graph,
+            keys,
+            past,
+            options,
+            kept: Kept::default(),
+            shared: Shared::default(),
+            results: Mutex::default(),
+            lost: Mutex::default(),
+        }
     }
 
     /// Decides about all nodes, in order, without running any: by position in [`Graph::order`].
     pub fn plan(&self) -> Vec<(NodeIndex, Decision)> {
-        let order = self.graph.order();
-        let mut values: BTreeMap<NodeIndex, Value> = BTreeMap::new();
-        let mut decided: BTreeMap<NodeIndex, Decision> = BTreeMap::new();
+        let mut decided: Vec<Option<Decision>> = Vec::new();
+        decided.resize_with(self.graph.len(), || None);
         for level in levels(self.graph) {
-            let lookup = |index: NodeIndex| values.get(&index).cloned();
-            let decisions: Vec<(NodeIndex, Decision)> = level.par_iter().map(|index| (*index, self.decide(*index, &lookup))).collect();
-            for (index, decision) in decisions {
-                if let Decision::Fresh(value) = &decision {
-                    values.insert(index, value.clone());
+            let lookup = |index: NodeIndex| match &decided[index.index()] {
+                Some(Decision::Fresh(value)) => Some(value.clone()),
+                _ => None,
+            };
+            let decide = |index: &NodeIndex| {
+                let decision = self.decide(*index, &lookup);
+                if matches!(decision, Decision::Fresh(_)) {
+                    self.kept.let_go(*index);
                 }
-                decided.insert(index, decision);
+                (*index, decision)
+            };
+            let decisions: Vec<(NodeIndex, Decision)> = level.par_iter().map(decide).collect();
+            for (index, decision) in decisions {
+                decided[index.index()] = Some(decision);
             }
         }
-        order.iter().filter_map(|index| decided.remove(index).map(|decision| (*index, decision))).collect()
+        self.graph.order().iter().filter_map(|index| decided[index.index()].take().map(|decision| (*index, decision))).collect()
     }
 
     /// Marks a result as needed by `needed_by` and nowhere to be had: the node has to run.
@@ -80,9 +97,19 @@ impl<'a> Planner<'a> {
         self.lost.lock().unwrap_or_else(PoisonError::into_inner).remove(&node);
     }
 
-    /// A node's own components and files, once they could be had.
+    /// Whether a result was lost in this run, and is not made again yet.
+    pub fn is_lost(&self, node: NodeIndex) -> bool {
+        self.lost(node).is_some()
+    }
+
+    /// A node's own components and files, once they could be had; of one that is fresh only its [`Self::traces`] are kept.
     pub fn own(&self, node: NodeIndex) -> Option<Arc<Own>> {
-        self.owns.lock().unwrap_or_else(PoisonError::into_inner).get(&node).cloned()
+        self.kept.own(node)
+    }
+
+    /// What is known of a node's own components and files, once they could be had.
+    pub fn traces(&self, node: NodeIndex) -> Option<Arc<Traces>> {
+        self.kept.traces(node)
     }
 
     /// The key and all components of a step, from the settled values of what it depends on; `None` while those are not known.
@@ -101,7 +128,9 @@ impl<'a> Planner<'a> {
                 own.with(self.dependencies(node, &own, &image.parents, values).ok()?)
             }
             Body::Test(test) => {
-                let own = self.own_of(index, &subject_and(test), values, |configs| self.keys.test(test, &node.platform, configs)).ok()?;
+                let own = self
+                    .own_of(index, &subject_and(test), values, |configs| self.keys.test(test, &node.platform, configs, &self.shared))
+                    .ok()?;
                 let Some(Value::Image { image: subject, .. }) = values(test.subject) else { return None };
                 let dependencies = self.dependencies(node, &own, &test.parents, values).ok()?;
                 own.with(dependencies.into_iter().chain([Component::new("subject", subject.to_string())]))
@@ -150,7 +179,7 @@ impl<'a> Planner<'a> {
             }
             BaseSource::Entry | BaseSource::StandIn(_) => {
                 let own = match self.keys.local_base(base, &node.platform) {
-                    Ok(Some(own)) => self.keep(index, self.stamped(node, own)),
+                    Ok(Some(own)) => self.kept.keep(index, self.stamped(node, own)),
                     Ok(None) => return Decision::Blocked("a base without a source".to_owned()),
                     Err(problems) => return Decision::Broken(problems),
                 };
@@ -169,7 +198,7 @@ impl<'a> Planner<'a> {
             Ok(own) => own,
             Err(decision) => match (*decision, ended) {
                 // whatever has become of its files
-                (Decision::Run { .. } | Decision::Broken(_), Some(day)) => return self.kept(index, node, day, None, value),
+                (Decision::Run { .. } | Decision::Broken(_), Some(day)) => return self.stays(index, node, day, None, value),
                 (decision, _) => return decision,
             },
         };
@@ -183,10 +212,11 @@ impl<'a> Planner<'a> {
     }
 
     fn test(&self, index: NodeIndex, node: &Node<'_>, test: &TestNode<'_>, values: &Values<'_>) -> Decision {
-        let own = match self.own_of(index, &subject_and(test), values, |configs| self.keys.test(test, &node.platform, configs)) {
-            Ok(own) => own,
-            Err(decision) => return *decision,
-        };
+        let own =
+            match self.own_of(index, &subject_and(test), values, |configs| self.keys.test(test, &node.platform, configs, &self.shared)) {
+                Ok(own) => own,
+                Err(decision) => return *decision,
+            };
         let Some(Value::Image { image: subject, .. }) = values(test.subject) else {
             return self.changed_alone(index, node, &own, None).unwrap_or_else(|| Decision::Maybe(self.when(test.subject)));
         };
@@ -315,7 +345,7 @@ impl<'a> Planner<'a> {
         let key = key_of(&mut components);
         let past = self.result(key);
         if let Some(day) = self.ended(index) {
-            return self.kept(index, node, day, past.filter(|past| past.good), value);
+            return self.stays(index, node, day, past.filter(|past| past.good), value);
         }
         if self.forced(index).is_some() || self.lost(index).is_some() {
             return self.run(index, Vec::new(), Some((key, components)));
@@ -352,7 +382,7 @@ impl<'a> Planner<'a> {
     }
 
     /// The decision about a node past its last day: the result of its inputs, else its newest, else none.
-    fn kept(
+    fn stays(
         &self,
         index: NodeIndex,
         node: &Node<'_>,
@@ -496,7 +526,7 @@ impl<'a> Planner<'a> {
                 }
                 // a config can be known and still be that of an earlier result: kept only when all parents are settled
                 let settled = parents.values().all(|parent| values(*parent).is_some());
-                Ok(if settled { self.keep(index, own) } else { Arc::new(own) })
+                Ok(if settled { self.kept.keep(index, own) } else { Arc::new(own) })
             }
             Err(KeyError::Problems(problems)) => Err(Box::new(Decision::Broken(problems))),
             Err(KeyError::ConfigUnknown(references)) => {
@@ -516,15 +546,10 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn keep(&self, index: NodeIndex, own: Own) -> Arc<Own> {
-        let own = Arc::new(own);
-        self.owns.lock().unwrap_or_else(PoisonError::into_inner).insert(index, own.clone());
-        own
-    }
-
     /// Forgets what was computed of a node, since what it stands on has changed.
     pub fn forget(&self, index: NodeIndex) {
-        self.owns.lock().unwrap_or_else(PoisonError::into_inner).remove(&index);
+        self.kept.forget(index);
+        self.shared.clear();
     }
 }
 

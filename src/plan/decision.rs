@@ -95,11 +95,11 @@ pub type Values<'v> = dyn Fn(NodeIndex) -> Option<Value> + Sync + 'v;
 
 /// Nodes by the length of the longest path below them: those of one level depend on none of each other.
 pub(super) fn levels(graph: &Graph<'_>) -> Vec<Vec<NodeIndex>> {
-    let mut level_of: BTreeMap<NodeIndex, usize> = BTreeMap::new();
+    let mut level_of = vec![0; graph.len()];
     let mut levels: Vec<Vec<NodeIndex>> = Vec::new();
     for index in graph.order() {
-        let level = graph.dependencies(*index).iter().filter_map(|needed| level_of.get(needed)).max().map_or(0, |below| below + 1);
-        level_of.insert(*index, level);
+        let level = graph.dependencies(*index).iter().map(|needed| level_of[needed.index()]).max().map_or(0, |below: usize| below + 1);
+        level_of[index.index()] = level;
         if levels.len() == level {
             levels.push(Vec::new());
         }

@@ -3,6 +3,7 @@
 
 mod decide;
 mod decision;
+mod kept;
 mod past;
 mod records;
 pub mod tested;
@@ -10,5 +11,6 @@ pub mod tested;
 pub use decide::Planner;
 pub(crate) use decide::{subject_and, used};
 pub use decision::{Decision, PlannerOptions, Value, Values};
+pub use kept::Traces;
 pub use past::{LockedBase, NameScope, Past, PastName, PastResult};
 pub use records::Records;

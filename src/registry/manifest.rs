@@ -11,7 +11,7 @@ use crate::platform::Platform;
 
 /// Media type of the manifests igraph writes.
 pub const MEDIA_TYPE_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const MEDIA_TYPE_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(super) const MEDIA_TYPE_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const MEDIA_TYPE_DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const MEDIA_TYPE_DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 const MEDIA_TYPE_CONFIG: &str = "application/vnd.oci.image.config.v1+json";

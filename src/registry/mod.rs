@@ -21,6 +21,7 @@
 //! | `manifest` | manifests and indexes as data; the one igraph writes |
 //! | `gzip` | the layer compressor |
 //! | `sources` | OCI layouts and rootfs tars as images |
+//! | `layout_writer` | images into an OCI layout |
 
 mod auth;
 mod client;
@@ -30,6 +31,7 @@ mod download;
 mod fault;
 mod flight;
 mod gzip;
+mod layout_writer;
 mod manifest;
 mod names;
 mod pool;
@@ -44,6 +46,7 @@ pub use config::{ClientConfig, HostConfig, Observer, Proxies, RequestSeen};
 pub use credentials::{Credential, Credentials, DockerConfigCredentials, NoCredentials};
 pub use fault::failure_of;
 pub use gzip::{GZIP_MEMBER, Packed, pack};
+pub use layout_writer::LayoutWriter;
 pub use manifest::{Descriptor, MEDIA_TYPE_MANIFEST, image_manifest};
 pub use names::{NameOutcome, move_name, verify_published};
 pub use publish::{KnownBlob, LayerProvider, PackedLayer, Uploaded, upload_image};

@@ -20,7 +20,7 @@ const WORKSPACE: Schema = Schema {
         ("packages", "a string, like `\"images\"`"),
         ("registry", "a string, like `\"docker.io\"`"),
         ("registries", "a map, like `{\"reg.corp:5000\": (tls: Off)}`"),
-        ("engine", "`Docker`, `Docker(host: \"unix:///var/run/docker.sock\")` or `Embedded`"),
+        ("engine", "`Embedded`, `Docker` or `Docker(host: \"unix:///var/run/docker.sock\")`"),
         ("epoch", "a whole number of seconds, like `315532800`"),
         ("jobs", "a whole number, like `4`"),
         ("retries", "a whole number, like `3`, or the full form, like `(max: 3, delay: \"2s\")`"),
@@ -137,7 +137,7 @@ fn tls(fields: &Fields<'_, '_>, scope: &Scope<'_>, sink: &mut Sink<'_>) -> Tls {
 
 fn engine(fields: &Fields<'_, '_>, sink: &mut Sink<'_>) -> EngineChoice {
     let docker = EngineChoice::Docker { host: None };
-    let Some(node) = fields.find("engine") else { return docker };
+    let Some(node) = fields.find("engine") else { return EngineChoice::Embedded };
     let (name, span) = match &node.kind {
         Kind::Word(name) => (*name, node.span),
         Kind::Call(Call { name: Some((name, span)), .. }) => (*name, *span),
@@ -155,7 +155,7 @@ fn engine(fields: &Fields<'_, '_>, sink: &mut Sink<'_>) -> EngineChoice {
         let hint = match near {
             Some("docker") => "did you mean `Docker`?",
             Some(_) => "did you mean `Embedded`?",
-            None => "write `Docker` or `Embedded`",
+            None => "write `Embedded` or `Docker`",
         };
         sink.problems.push(problem.hint(hint));
         return docker;

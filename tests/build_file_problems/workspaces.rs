@@ -107,7 +107,7 @@ fn a_wrong_engine() {
 #[test]
 fn another_wrong_engine() {
     insta::assert_snapshot!(workspace(r#"Workspace(engine: "Docker", jobs: "4")"#), @r#"
-        error: `engine` is `Docker`, `Docker(host: "unix:///var/run/docker.sock")` or `Embedded`
+        error: `engine` is `Embedded`, `Docker` or `Docker(host: "unix:///var/run/docker.sock")`
          --> BUILD.ron:1:19
           |
         1 | Workspace(engine: "Docker", jobs: "4")

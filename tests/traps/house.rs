@@ -274,6 +274,7 @@ impl House {
                 catalogue,
                 graph,
                 planner,
+                plan: &planner.plan(),
                 state,
                 lock,
                 engine: &engine,

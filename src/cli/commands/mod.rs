@@ -4,6 +4,7 @@ pub mod bases;
 pub mod check;
 pub mod completions;
 pub mod doctor;
+pub mod export;
 pub mod help;
 pub mod log;
 pub mod state;

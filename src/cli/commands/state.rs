@@ -44,6 +44,10 @@ pub fn clean(args: &args::Clean, context: &Context<'_>) -> Result<Exit, Error> {
         context.printer.say("igraph: nothing to clean");
         return Ok(Exit::Done);
     }
+    if folder.path().join(workbench::STORE).exists() {
+        // an ordinary user's store holds files of its subordinate ids
+        workbench::enter_user_namespace()?;
+    }
     let clock = context.clock();
     let wait = if args.no_wait { Wait::No } else { Wait::Yes };
     let _writer = workbench::writer_lock(&folder, wait, clock.as_ref(), context)?;
@@ -55,6 +59,8 @@ pub fn clean(args: &args::Clean, context: &Context<'_>) -> Result<Exit, Error> {
 /// Removes what no record needs.
 pub fn gc(args: &args::Gc, context: &Context<'_>) -> Result<Exit, Error> {
     let bench = Workbench::load(context)?;
+    let world = args::World { engine: args.engine.clone(), ..args::World::default() };
+    bench.enter(&world)?;
     let clock = context.clock();
     let _writer = bench.writer(args.no_wait, clock.as_ref())?;
     let state = bench.state()?;
@@ -66,7 +72,6 @@ pub fn gc(args: &args::Gc, context: &Context<'_>) -> Result<Exit, Error> {
     if bases > 0 {
         context.printer.say(format_args!("igraph: {word} {bases} root filesystems of bases"));
     }
-    let world = args::World { engine: args.engine.clone(), ..args::World::default() };
     match bench.engine(&world, "gc") {
         Ok(engine) => {
             let collected = engine.collect(&kept, args.dry_run).map_err(Error::Failure)?;

@@ -228,7 +228,7 @@ fn touches(graph: &Graph<'_>, planner: &Planner<'_>, index: NodeIndex, changed: 
     if dockerfile.is_some_and(|path| changed.contains(path)) {
         return true;
     }
-    let Some(own) = planner.own(index) else {
+    let Some(traces) = planner.traces(index) else {
         // its inputs can't be told without the config of its base: whatever lies in its context counts
         let folders: Vec<&str> = match &node.body {
             Body::Image(image) => {
@@ -243,7 +243,7 @@ fn touches(graph: &Graph<'_>, planner: &Planner<'_>, index: NodeIndex, changed: 
         };
         return changed.iter().any(|path| folders.iter().any(|folder| within(path, folder)));
     };
-    own.inputs.watched.iter().any(|(path, stamp)| changed.contains(path) || (stamp.is_some() && gone_from.contains(path.as_str())))
+    traces.watched().any(|(path, stamp)| changed.contains(path) || (stamp.is_some() && gone_from.contains(path.as_str())))
 }
 
 /// The nearest folder above a path that is gone; `None` for one that is there.

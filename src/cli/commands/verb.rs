@@ -36,8 +36,11 @@ pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>)
     }
     Reporting::check(&args.output)?;
     let bench = Workbench::load(context)?;
-    let selection = bench.select(&args.selection.patterns, &args.exclude)?;
     let dry = args.plan.dry_run || args.plan.check;
+    if !dry {
+        bench.enter(&args.world)?;
+    }
+    let selection = bench.select(&args.selection.patterns, &args.exclude)?;
     let clock = context.clock();
     if selection.labels.is_empty() && selection.steps.is_empty() {
         // who asked for a report gets an empty one: a runner fails where there is none
@@ -295,6 +298,7 @@ impl Session<'_> {
             catalogue: &self.bench.catalogue,
             graph: self.planner.graph,
             planner: self.planner,
+            plan: self.plan,
             state: self.state,
             lock,
             engine: &engine,

@@ -16,7 +16,6 @@ use crate::cli::program::Context;
 use crate::cli::reporting::Reporting;
 use crate::cli::workbench::{OUT, Workbench};
 use crate::clock::Clock;
-use crate::component::Component;
 use crate::digest::Key;
 use crate::engine::Engine;
 use crate::execute::{EngineFactory, Stops};
@@ -101,12 +100,13 @@ struct Look<'l> {
     digests: &'l FileDigests,
 }
 
-/// The own components of nodes: what files and build files make of them.
-type Owns = BTreeMap<(NodeLabel, Platform), Vec<Component>>;
+/// Digests of the own components of nodes: what files and build files make of them.
+type Owns = BTreeMap<(NodeLabel, Platform), Key>;
 
 impl<'a> Watch<'a> {
     fn begin(verb: &'static str, depth: Depth, args: &'a Verb, bases: Option<Duration>, context: &'a Context<'a>) -> Result<Self, Error> {
         let bench = Workbench::load(context)?;
+        bench.enter(&args.world)?;
         let selection = bench.select(&args.selection.patterns, &args.exclude)?;
         let clock = context.clock();
         let (sender, wakes) = mpsc::channel();
@@ -551,9 +551,9 @@ impl Look<'_> {
     /// What files and build files make of each node, as far as that is known.
     fn owns(&self) -> Owns {
         let own = |(index, _): &(NodeIndex, Decision)| {
-            let own = self.planner.own(*index)?;
+            let traces = self.planner.traces(*index)?;
             let node = self.planner.graph.node(*index);
-            Some(((node.label(), node.platform.clone()), own.components.clone()))
+            Some(((node.label(), node.platform.clone()), traces.own))
         };
         self.plan.iter().filter_map(own).collect()
     }
@@ -561,9 +561,9 @@ impl Look<'_> {
     /// All paths that the evaluation relied on. Of a node whose inputs are not known yet, its whole context.
     fn interest(&self, root: &Path, interest: &mut Interest) {
         for (index, _) in self.plan {
-            let own = self.planner.own(*index);
-            if let Some(own) = &own {
-                interest.add(own.inputs.watched.iter().map(|(path, _)| path.clone()));
+            let traces = self.planner.traces(*index);
+            if let Some(traces) = &traces {
+                interest.add(traces.watched().map(|(path, _)| path.clone()));
             }
             let (read, context) = match &self.planner.graph.node(*index).body {
                 Body::Image(image) => (Some(&image.dockerfile), &image.spec.context),
@@ -576,7 +576,7 @@ impl Look<'_> {
             if let Some(read) = read {
                 interest.add([read.path.clone()]);
             }
-            if own.is_none() {
+            if traces.is_none() {
                 interest.add(tree(root, context));
             }
         }

@@ -86,7 +86,7 @@ pub fn run(args: &Why, context: &Context<'_>) -> Result<Exit, Error> {
 }
 
 /// A label, or one relative to the current directory.
-fn parse_label(text: &str, bench: &Workbench<'_>) -> Result<NodeLabel, Error> {
+pub(super) fn parse_label(text: &str, bench: &Workbench<'_>) -> Result<NodeLabel, Error> {
     if text.contains("//") {
         return text.parse().map_err(Error::Label);
     }
@@ -104,7 +104,7 @@ fn parse_label(text: &str, bench: &Workbench<'_>) -> Result<NodeLabel, Error> {
     }
 }
 
-fn unknown(label: &Label, bench: &Workbench<'_>) -> Error {
+pub(super) fn unknown(label: &Label, bench: &Workbench<'_>) -> Error {
     let known: Vec<String> = bench.catalogue.images.keys().chain(bench.catalogue.bases.keys()).map(ToString::to_string).collect();
     let nearest =
         crate::problem::nearest(&label.to_string(), known.iter().map(String::as_str)).map(|near| format!("did you mean `{near}`?"));

@@ -1,7 +1,7 @@
 //! Images in a daemon: finding by id, content tags, names, loading, collecting. Knows neither builds nor containers' runs.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 
 use bollard::errors::Error;
 use bollard::models::ImageInspect;
@@ -15,9 +15,10 @@ use tokio::sync::mpsc;
 use super::build::{ChannelWriter, messages, post, receiver_stream};
 use super::engine::{DockerEngine, daemon_failure, infra_text, lock, status_of};
 use crate::digest::{Digest, ImageId, Key};
+use crate::docker_archive;
 use crate::engine::{Attempt, Collected};
 use crate::failure::Failure;
-use crate::image::{Compression, EngineImage, ImageConfig, ImageSource, LayerBlob};
+use crate::image::{Compression, EngineImage, ImageConfig, ImageSource};
 use crate::platform::Platform;
 use crate::reference::Reference;
 
@@ -219,7 +220,16 @@ impl DockerEngine {
             let name = &name;
             let writing = scope.spawn(move || {
                 let mut writer = io::BufWriter::with_capacity(64 * 1024, ChannelWriter(sender.clone()));
-                let written = write_archive(source, name, &mut writer, attempt).and_then(|()| writer.flush().map_err(sending));
+                let mut progress = |done, total| match attempt.cancel.is_cancelled() {
+                    true => Err(Failure::stopped()),
+                    false => {
+                        attempt.output.progress("load", done, Some(total));
+                        Ok(())
+                    }
+                };
+                let names = std::slice::from_ref(name);
+                let written =
+                    docker_archive::write(source, names, &mut writer, &mut progress).and_then(|()| writer.flush().map_err(sending));
                 if let Err(failure) = &written {
                     // an honest end of the body would let the daemon load what it has
                     drop(sender.blocking_send(Err(io::Error::other(failure.message.clone()))));
@@ -335,91 +345,6 @@ impl DockerEngine {
 
 fn sending(error: io::Error) -> Failure {
     Failure::infra(format!("the image could not be sent: {error}"))
-}
-
-/// The archive of `docker save`, as every daemon loads it; layers go in as they are packed.
-fn write_archive(source: &dyn ImageSource, name: &str, writer: impl Write, attempt: &Attempt<'_>) -> Result<(), Failure> {
-    #[derive(serde::Serialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Manifest<'a> {
-        config: String,
-        repo_tags: [&'a str; 1],
-        layers: Vec<String>,
-    }
-    let total: u64 = source.layers().iter().map(|layer| layer.size).sum();
-    let mut builder = tar::Builder::new(writer);
-    let header = |size: u64| {
-        let mut header = tar::Header::new_ustar();
-        header.set_mode(0o644);
-        header.set_size(size);
-        header
-    };
-    let path = |layer: &LayerBlob| format!("{}.tar", layer.diff_id.hex());
-    let config = format!("{}.json", source.image_id().0.hex());
-    let bytes = source.config();
-    builder.append_data(&mut header(bytes.len() as u64), &config, bytes).map_err(sending)?;
-    let mut sent = BTreeSet::new();
-    let mut done = 0;
-    for (index, layer) in source.layers().iter().enumerate() {
-        done += layer.size;
-        if !sent.insert(layer.diff_id) {
-            continue;
-        }
-        let reader = Counted { inner: source.open_layer(index)?, read: 0 };
-        let mut reader = Watched { inner: reader, failure: None, attempt, before: done - layer.size, total };
-        let appended = builder.append_data(&mut header(layer.size), path(layer), &mut reader);
-        if let Err(error) = appended {
-            return Err(reader.failure.unwrap_or_else(|| sending(error)));
-        }
-        if reader.inner.read != layer.size {
-            return Err(Failure::infra(format!("layer `{}` has {} bytes, not {}", layer.digest, reader.inner.read, layer.size)));
-        }
-    }
-    let manifest = [Manifest { config, repo_tags: [name], layers: source.layers().iter().map(path).collect() }];
-    let manifest = serde_json::to_vec(&manifest).map_err(|error| Failure::infra(error.to_string()))?;
-    builder.append_data(&mut header(manifest.len() as u64), "manifest.json", manifest.as_slice()).map_err(sending)?;
-    builder.into_inner().and_then(|mut writer| writer.flush()).map_err(sending)
-}
-
-struct Counted<R> {
-    inner: R,
-    read: u64,
-}
-
-impl<R: Read> Read for Counted<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(buffer)?;
-        self.read += count as u64;
-        Ok(count)
-    }
-}
-
-/// Tells progress, and keeps what the reader said went wrong.
-struct Watched<'a, R> {
-    inner: Counted<R>,
-    failure: Option<Failure>,
-    attempt: &'a Attempt<'a>,
-    before: u64,
-    total: u64,
-}
-
-impl<R: Read> Read for Watched<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.attempt.cancel.is_cancelled() {
-            self.failure = Some(Failure::stopped());
-            return Err(io::Error::other("stopped"));
-        }
-        match self.inner.read(buffer) {
-            Ok(count) => {
-                self.attempt.output.progress("load", self.before + self.inner.read, Some(self.total));
-                Ok(count)
-            }
-            Err(error) => {
-                self.failure = Some(Failure::infra(format!("a layer could not be read: {error}")));
-                Err(error)
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -8,8 +8,9 @@ use flate2::read::MultiGzDecoder;
 use sha2::{Digest as _, Sha256};
 
 use super::build::Environment;
-use super::files::disk;
+use super::files::{self, disk};
 use super::refuse;
+use super::sandbox::{self, Missing};
 use super::store::{Claim, Store};
 use super::{build, tests};
 use crate::digest::{Digest, ImageId};
@@ -54,8 +55,7 @@ impl EmbeddedEngine {
     pub fn open(options: EmbeddedOptions) -> Result<Self, Failure> {
         let EmbeddedOptions { store, runner, owner, environment } = options;
         if !nix::unistd::geteuid().is_root() {
-            let failure = Failure::infra("the embedded engine needs root: it makes namespaces and mounts").retry(Retry::Never);
-            return Err(failure.hint("run igraph as root, or use `--engine docker`"));
+            return Err(no_way(&sandbox::missing()));
         }
         Ok(Self { store: Store::open(&store, &owner)?, runner, environment })
     }
@@ -66,6 +66,19 @@ impl EmbeddedEngine {
         let config = parsed(&bytes)?;
         Ok((bytes, config.diff_ids))
     }
+}
+
+/// Nothing here lets this process build.
+fn no_way(missing: &[Missing]) -> Failure {
+    let list = |part: fn(&Missing) -> &str, by: &str| missing.iter().map(part).collect::<Vec<_>>().join(by);
+    let what = list(|missing| &missing.what, "; ");
+    let failure = match missing {
+        [] => Failure::infra("the embedded engine needs root, or a user namespace, which could not be entered"),
+        _ => Failure::infra(format!("the embedded engine needs root or subordinate ids. Missing: {what}")),
+    };
+    let commands = list(|missing| &missing.command, " && ");
+    let ways = "run igraph as root, or use `--engine docker`";
+    failure.retry(Retry::Never).hint(if commands.is_empty() { ways.to_owned() } else { format!("{commands}; or {ways}") })
 }
 
 fn parsed(bytes: &[u8]) -> Result<ImageConfig, Failure> {
@@ -113,7 +126,8 @@ impl Engine for EmbeddedEngine {
     }
 
     fn description(&self) -> String {
-        format!("embedded, as root with overlayfs, store {}", self.store.root().display())
+        let who = if files::is_machine_root() { "root" } else { "root of a user namespace with subordinate ids" };
+        format!("embedded, as {who} with overlayfs, store {}", self.store.root().display())
     }
 
     fn refusals(&self, dockerfile: &Dockerfile, resolved: &Resolved, _: bool) -> Vec<Problem> {

@@ -11,4 +11,4 @@ mod store;
 mod tests;
 
 pub use engine::{EmbeddedEngine, EmbeddedOptions};
-pub use sandbox::enter as enter_sandbox;
+pub use sandbox::{enter as enter_sandbox, enter_user_namespace, gains_from_user_namespace, missing as missing_for_user_namespace};

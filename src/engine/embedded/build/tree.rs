@@ -65,6 +65,9 @@ impl Node {
             Self::Item(_, Item::Link { target }) => Kind::Link(target.into()),
             Self::Spot(spot) => {
                 let kind = spot.metadata.file_type();
+                if let Some((bits, device)) = files::device(&spot.path, &spot.metadata)? {
+                    return Ok(Kind::Device(bits, device));
+                }
                 match () {
                     () if kind.is_dir() => Kind::Folder,
                     () if kind.is_symlink() => Kind::Link(std::fs::read_link(&spot.path)?),

@@ -82,7 +82,7 @@ impl Walk<'_> {
             let below = lower.map(|lower| View::child(lower, &name)).transpose()?.flatten();
             match files::stat(&self.upper.join(&path))? {
                 None => self.items.push(Item { path, what: What::Gone }),
-                Some(metadata) if files::is_whiteout(&metadata) => {
+                Some(metadata) if files::is_whiteout(&self.upper.join(&path), &metadata)? => {
                     if below.is_some() {
                         self.items.push(Item { path, what: What::Gone });
                     }
@@ -204,10 +204,10 @@ impl Writer<'_> {
         } else if kind.is_symlink() {
             link = std::fs::read_link(&real)?.into_os_string().into_encoded_bytes();
             tar::EntryType::Symlink
-        } else if kind.is_char_device() || kind.is_block_device() {
-            header.set_device_major(libc::major(metadata.rdev()))?;
-            header.set_device_minor(libc::minor(metadata.rdev()))?;
-            if kind.is_char_device() { tar::EntryType::Char } else { tar::EntryType::Block }
+        } else if let Some((kind, device)) = files::device(&real, metadata)? {
+            header.set_device_major(libc::major(device))?;
+            header.set_device_minor(libc::minor(device))?;
+            if kind == libc::S_IFCHR { tar::EntryType::Char } else { tar::EntryType::Block }
         } else if kind.is_fifo() {
             tar::EntryType::Fifo
         } else {

@@ -134,7 +134,7 @@ impl Unpacker<'_> {
                     };
                     let file = parent.join(parts[length]);
                     match files::stat(&file)? {
-                        Some(metadata) if files::is_whiteout(&metadata) => {
+                        Some(metadata) if files::is_whiteout(&file, &metadata)? => {
                             std::fs::remove_file(&file)?;
                             std::fs::create_dir(&file)?;
                             files::set_opaque(&file)?;
@@ -181,7 +181,7 @@ impl Unpacker<'_> {
         }
         let path = folder.join(name);
         let before = files::stat(&path)?;
-        let was_hidden = before.as_ref().is_some_and(files::is_whiteout);
+        let was_hidden = before.as_ref().map(|metadata| files::is_whiteout(&path, metadata)).transpose()?.unwrap_or(false);
         match (&entry.kind, &before) {
             (EntryKind::Folder, Some(metadata)) if metadata.is_dir() => return self.dress(entry, &path),
             (EntryKind::Other, _) => return self.skip(entry, content, split),

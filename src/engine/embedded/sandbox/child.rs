@@ -16,10 +16,15 @@ use nix::unistd::Pid;
 use super::mounts;
 use super::process::{self, Failed};
 use super::spec::{ARGUMENT, Program, Spec, Told, receive, send};
+use super::user_namespace;
 
 /// Runs the child's part where the arguments say that this process is one; the program does nothing else then.
 pub fn enter() -> Option<ExitCode> {
-    let argument = std::env::args_os().nth(1)?;
+    let mut arguments = std::env::args_os().skip(1);
+    let argument = arguments.next()?;
+    if argument == user_namespace::ARGUMENT {
+        return Some(user_namespace::enter(arguments));
+    }
     if argument != ARGUMENT {
         return None;
     }
@@ -43,6 +48,7 @@ pub(super) fn broken<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce
 fn serve() -> io::Result<()> {
     let mut socket = take_socket()?;
     let spec: Spec = receive(&mut socket)?;
+    let proc_is_covered = mounts::proc_is_covered();
     let stubs = match prepare(&spec) {
         Ok(stubs) => stubs,
         Err((what, errno)) => return send(&mut socket, &Told::Broken(what, errno)),
@@ -52,7 +58,12 @@ fn serve() -> io::Result<()> {
         if !go_ahead(&mut socket)? {
             return Ok(());
         }
-        let Some(told) = run(program, &socket)? else { return Ok(()) };
+        let told = run(program, &socket)?;
+        if !proc_is_covered {
+            // of a namespace that is gone, with all that lies on it; the next program has its own
+            let _ = nix::mount::umount2("/proc", nix::mount::MntFlags::MNT_DETACH);
+        }
+        let Some(told) = told else { return Ok(()) };
         let well = matches!(told, Told::Exited(0));
         send(&mut socket, &told)?;
         if !well {
@@ -152,8 +163,6 @@ fn run(program: &Program, socket: &UnixStream) -> io::Result<Option<Told>> {
             other => break other?,
         }
     };
-    // of a namespace that is gone, with all that lies on it; the next program has its own
-    let _ = nix::mount::umount2("/proc", nix::mount::MntFlags::MNT_DETACH);
     if killed {
         return Ok(None);
     }

@@ -7,7 +7,9 @@ mod process;
 mod run;
 mod seccomp;
 mod spec;
+mod user_namespace;
 
 pub use child::enter;
 pub(super) use run::{Ended, Listener, run};
 pub(super) use spec::{Mount, Program, Spec, What};
+pub use user_namespace::{Missing, enter_user_namespace, gains_from_user_namespace, missing};

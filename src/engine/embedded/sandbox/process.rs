@@ -64,7 +64,10 @@ fn prepare(program: &Program) -> Result<Vec<CString>, Step> {
     }
     setsid().map_err(step("start a session"))?;
     let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("proc"), "/proc", Some("proc"), quiet, None::<&str>).map_err(step("mount /proc"))?;
+    if mount(Some("proc"), "/proc", Some("proc"), quiet, None::<&str>).is_err() {
+        // where parts of /proc are hidden, as in a container, no whole one may be mounted: what was bound there before must do
+        checked(if std::path::Path::new("/proc/self").exists() { 0 } else { -1 }, "mount /proc")?;
+    }
     MASKED.iter().for_each(|path| mask(path));
     FROZEN.iter().for_each(|path| freeze(path));
     let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
