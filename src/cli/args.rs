@@ -213,7 +213,7 @@ pub struct WatchFlags {
     /// Stays, and on a change of a file runs what it touches, until Ctrl-C; with --dry-run, says what would run
     ///
     /// See `igraph help watch`.
-    #[arg(long, conflicts_with_all = ["check", "force", "verify", "no_wait"])]
+    #[arg(long, conflicts_with_all = ["check", "force", "verify", "no_wait", "backoff"])]
     pub watch: bool,
 
     /// Asks the registries so often whether bases have moved, like 15m, and moves igraph.lock as `update` does
@@ -270,6 +270,12 @@ pub struct RunFlags {
     /// Ends an attempt after this long, like 30s or 5m; instead of what build files say
     #[arg(long, value_name = "DURATION", value_parser = parse_timeout)]
     pub timeout: Option<Duration>,
+
+    /// Holds back what failed with the same inputs: 1 h after the first time, 2 h after the second, and so on
+    ///
+    /// Only failures of a step count. A label named exactly is always tried. What is held back counts as failed.
+    #[arg(long)]
+    pub backoff: bool,
 
     /// Uses no instruction cache in what runs
     #[arg(long)]
@@ -443,6 +449,14 @@ pub struct Outdated {
     #[arg(value_name = "BASE|PATTERN")]
     pub what: Vec<String>,
 
+    /// Runs the probes of images and bases too, in their current images
+    #[arg(long)]
+    pub probe: bool,
+
+    /// The engine that runs them: docker, docker=URL for the daemon at that address, or embedded
+    #[arg(long, value_name = "ENGINE")]
+    pub engine: Option<EngineChoice>,
+
     /// Prints JSON
     #[arg(long)]
     pub json: bool,
@@ -454,6 +468,10 @@ pub struct Update {
     /// Bases, or patterns of images that are meant with all they stand on; none: all
     #[arg(value_name = "BASE|PATTERN")]
     pub what: Vec<String>,
+
+    /// The engine that runs probes: docker, docker=URL for the daemon at that address, or embedded
+    #[arg(long, value_name = "ENGINE")]
+    pub engine: Option<EngineChoice>,
 
     /// Prints JSON
     #[arg(long)]

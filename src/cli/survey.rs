@@ -5,18 +5,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::args::World;
 use super::error::Error;
 use super::workbench::Workbench;
 use crate::clock::{Clock, Day, Timestamp};
+use crate::event::{Event, Sink};
 use crate::execute::retry::next_wait;
+use crate::execute::{self, Held, LazyEngine, Options, Stops};
 use crate::failure::Failure;
 use crate::graph::{BaseSource, Body, Depth, Graph, GraphOptions, NodeIndex};
+use crate::keys::Keys;
 use crate::label::{Label, NodeLabel};
 use crate::lock::{self, Age, Candidate, Lock, LockFile, LockedBase, Policy, Renewal, Settling};
 use crate::pattern::Selection;
-use crate::plan::Records;
+use crate::plan::{Decision, Planner, PlannerOptions, Records, Value};
 use crate::platform::Platform;
-use crate::record::State;
+use crate::record::{AnswerRecord, State};
 use crate::reference::Reference;
 use crate::registry::{Client, ResolvedBase};
 use crate::spec::{Destination, Freshness};
@@ -116,6 +120,24 @@ pub struct NodeFinding {
     pub renewal: Option<Renewal>,
     pub radius: Radius,
     pub verdict: Result<NodeVerdict, Failure>,
+    /// What its probe came to, where it was run.
+    pub probed: Option<Probing>,
+    index: NodeIndex,
+}
+
+/// What the probe of a node came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Probing {
+    /// The answer of right after the build.
+    Same,
+    /// Another: the lines that came, and those that went.
+    Otherwise { came: Vec<String>, went: Vec<String> },
+    /// The first: later ones are compared with it.
+    First(AnswerRecord),
+    /// None, and why.
+    Nothing(String),
+    /// Its image is not the one that its inputs ask for: it is built anyway.
+    Stale,
 }
 
 /// What was found.
@@ -177,6 +199,12 @@ impl Survey {
             || self.nodes.iter().any(|node| matches!(node.verdict, Ok(NodeVerdict::Counted(_) | NodeVerdict::Due { .. })))
     }
 
+    /// The answers that later ones are to be compared with.
+    pub fn baselines(&self) -> Vec<AnswerRecord> {
+        let first = |node: &NodeFinding| if let Some(Probing::First(answer)) = &node.probed { Some(answer.clone()) } else { None };
+        self.nodes.iter().filter_map(first).collect()
+    }
+
     /// Makes the lock say what was found.
     pub fn apply(&self, lock: &mut Lock) {
         for base in &self.bases {
@@ -203,6 +231,17 @@ impl Survey {
     }
 }
 
+/// What to look at, and how.
+pub struct Look<'a> {
+    pub bench: &'a Workbench<'a>,
+    pub selection: &'a Selection,
+    /// Narrows it: references, labels of entries, or patterns of images.
+    pub what: &'a [String],
+    pub clock: Arc<dyn Clock>,
+    /// Probes are run too, by this engine.
+    pub probes: Option<&'a World>,
+}
+
 /// A base or a node that is to be looked at.
 struct Wanted {
     radius: Radius,
@@ -211,17 +250,13 @@ struct Wanted {
     until: Option<Day>,
 }
 
-/// Looks at all bases that the selection stands on and at all nodes with a policy; `what` are references, labels of entries, or
-/// patterns of images, and narrows both.
-pub fn survey(
-    bench: &Workbench<'_>,
-    lock: &LockFile,
-    selection: &Selection,
-    what: &[String],
-    clock: &Arc<dyn Clock>,
-) -> Result<Survey, Error> {
-    let state = bench.state_read_only()?;
-    let records = Records::read(&state, lock)?;
+/// Looks at all bases that the selection stands on and at all nodes with a policy.
+///
+/// # Errors
+/// Of the workspace and the records; what could not be asked is a verdict.
+pub fn survey(look: &Look<'_>, lock: &LockFile, state: &State) -> Result<Survey, Error> {
+    let (bench, selection, what, clock) = (look.bench, look.selection, look.what, &look.clock);
+    let records = Records::read(state, lock)?;
     let stand_ins = Default::default();
     let destination = Destination::Workspace(bench.catalogue.workspace.registry.clone());
     let options = GraphOptions { depth: Depth::Push, stand_ins: &stand_ins, destination: &destination, platform: &bench.platform };
@@ -231,7 +266,10 @@ pub fn survey(
     let durations = state.durations()?;
     let at = clock.now();
     let bases = ask_all(bench, bases(&graph, lock, &durations, at, is_wanted), lock, clock)?;
-    let nodes = nodes(&graph, lock, &state, &durations, at, is_wanted)?;
+    let mut nodes = nodes(&graph, lock, state, &durations, at, is_wanted)?;
+    if let Some(engine) = look.probes {
+        probe_all(look, engine, lock, state, &graph, &records, &mut nodes)?;
+    }
     Ok(Survey { at, bases, nodes })
 }
 
@@ -313,10 +351,126 @@ fn nodes(
         for above in above(graph, index, now).into_iter().chain([index]) {
             radius.add(graph, above, durations);
         }
-        let finding = NodeFinding { label: label.clone(), freshness: freshness.clone(), renewal, radius, verdict: Ok(verdict) };
-        found.insert(label.clone(), finding);
+        let (label, freshness) = (label.clone(), freshness.clone());
+        let finding = NodeFinding { label: label.clone(), freshness, renewal, radius, verdict: Ok(verdict), probed: None, index };
+        found.insert(label, finding);
     }
     Ok(found.into_values().collect())
+}
+
+/// Runs the probes of all nodes whose image is the current one, in it, and compares the answers with those of right after the build.
+fn probe_all(
+    look: &Look<'_>,
+    engine: &World,
+    lock: &LockFile,
+    state: &State,
+    graph: &Graph<'_>,
+    records: &Records<'_>,
+    nodes: &mut [NodeFinding],
+) -> Result<(), Error> {
+    if !nodes.iter().any(is_asked) {
+        return Ok(());
+    }
+    let bench = look.bench;
+    let context = bench.context;
+    let digests = bench.digests();
+    let keys = Keys {
+        root: bench.root(),
+        digests: &digests,
+        engine: bench.engine_identity(engine),
+        epoch: bench.catalogue.workspace.epoch,
+        build_platform: &bench.platform,
+    };
+    let now = look.clock.now();
+    let planner = Planner::new(graph, keys, records, PlannerOptions { now, ..PlannerOptions::default() });
+    let plan = planner.plan();
+    let fresh = |(index, decision): &'_ (NodeIndex, Decision)| match decision {
+        Decision::Fresh(value) => Some((*index, value.clone())),
+        _ => None,
+    };
+    let values: BTreeMap<NodeIndex, Value> = plan.iter().filter_map(fresh).collect();
+    let process = format!("{}-{}", std::process::id(), now.0);
+    let lazy = LazyEngine::new(Box::new(|| bench.engine(engine, &process)));
+    let (client, durations) = (bench.client(look.clock.clone(), None)?, BTreeMap::new());
+    let (stops, lookup) = (Stops::default(), super::environment::secret);
+    let processors = || std::thread::available_parallelism().map_or(2, std::num::NonZeroUsize::get);
+    let jobs = bench.catalogue.workspace.jobs.unwrap_or_else(processors).max(1);
+    let world = execute::World {
+        root: bench.root(),
+        catalogue: &bench.catalogue,
+        graph,
+        planner: &planner,
+        plan: &plan,
+        state,
+        lock,
+        engine: &lazy,
+        registry: &client,
+        clock: look.clock.as_ref(),
+        sink: &Nobody,
+        run: "",
+        durations: &durations,
+        cancel: context.cancel,
+        stops: &stops,
+        environment: &lookup,
+        proxies: &context.environment.proxies,
+        options: Options { jobs, fail_fast: false, retries: None, timeout: None, verify: false, locked: false },
+        held: Held::new(now),
+    };
+    let todo: Mutex<Vec<&mut NodeFinding>> = Mutex::new(nodes.iter_mut().rev().filter(|node| is_asked(node)).collect());
+    let next = || todo.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                while let Some(node) = next() {
+                    match values.get(&node.index) {
+                        Some(value) => probe_one(&world, value, node),
+                        None => node.probed = Some(Probing::Stale),
+                    }
+                }
+            });
+        }
+    });
+    Ok(())
+}
+
+/// Whether its probe is run: it has one, and nothing else renews it.
+fn is_asked(node: &NodeFinding) -> bool {
+    node.freshness.probe.is_some() && matches!(node.verdict, Ok(NodeVerdict::Fresh(_) | NodeVerdict::Counted(_)))
+}
+
+fn probe_one(world: &execute::World<'_>, value: &Value, node: &mut NodeFinding) {
+    let Some(text) = node.freshness.probe.clone() else { return };
+    let (Value::Image { image, .. } | Value::Base { image, .. }) = value else { return };
+    let digest = execute::probe_digest(&text);
+    let answered = execute::probe(world, node.index, value, &text).and_then(|probed| {
+        let before = world.state.answer(*image, digest).map_err(|error| Failure::infra(error.to_string()))?;
+        Ok(match (probed, before) {
+            (execute::Probed::Nothing(message), _) => Probing::Nothing(message),
+            (execute::Probed::Answer(answer), None) => Probing::First(AnswerRecord { image: *image, probe: digest, answer }),
+            (execute::Probed::Answer(answer), Some(before)) if answer == before => Probing::Same,
+            (execute::Probed::Answer(answer), Some(before)) => {
+                let (now, then): (BTreeSet<&str>, BTreeSet<&str>) = (answer.lines().collect(), before.lines().collect());
+                let lines = |lines: Vec<&&str>| lines.into_iter().map(|line| (*line).to_owned()).collect();
+                Probing::Otherwise { came: lines(now.difference(&then).collect()), went: lines(then.difference(&now).collect()) }
+            }
+        })
+    });
+    match answered {
+        Ok(probing) => {
+            if matches!(probing, Probing::Otherwise { .. }) {
+                node.verdict = Ok(NodeVerdict::Due { policy: Policy::Probe, since: node.renewal.map(|renewal| renewal.at) });
+            }
+            node.probed = Some(probing);
+        }
+        Err(failure) => node.verdict = Err(failure),
+    }
+}
+
+/// Nobody listens to a probe.
+struct Nobody;
+
+impl Sink for Nobody {
+    fn emit(&self, _: &Event) {}
 }
 
 fn reach<'g>(graph: &Graph<'g>, from: NodeIndex, next: impl Fn(&Graph<'g>, NodeIndex) -> Vec<NodeIndex>) -> BTreeSet<NodeIndex> {

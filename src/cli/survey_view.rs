@@ -4,11 +4,12 @@ use serde::Serialize;
 
 use super::error::Error;
 use super::program::Context;
-use super::survey::{BaseFinding, BaseVerdict, NodeFinding, NodeVerdict, Radius, Survey};
+use super::survey::{BaseFinding, BaseVerdict, NodeFinding, NodeVerdict, Probing, Radius, Survey};
 use crate::digest::Digest;
 use crate::event::NodeKind;
 use crate::failure::Failure;
 use crate::label::{Label, NodeLabel};
+use crate::lock::Policy;
 use crate::platform::Platform;
 use crate::spec::render_duration;
 
@@ -62,6 +63,13 @@ struct NodeRow<'a> {
     expires: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     until: Option<String>,
+    /// `same`, `otherwise`, `first`, `nothing` or `stale`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    probe: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    came: Option<&'a [String]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    went: Option<&'a [String]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     failure: Option<&'a Failure>,
     #[serde(flatten)]
@@ -143,9 +151,21 @@ fn node_row(node: &NodeFinding) -> NodeRow<'_> {
         since: node.renewal.map(|renewal| renewal.at.to_rfc3339()),
         expires: None,
         until: node.freshness.until.map(|day| day.to_string()),
+        probe: node.probed.as_ref().map(|probed| match probed {
+            Probing::Same => "same",
+            Probing::Otherwise { .. } => "otherwise",
+            Probing::First(_) => "first",
+            Probing::Nothing(_) => "nothing",
+            Probing::Stale => "stale",
+        }),
+        came: None,
+        went: None,
         failure: None,
         radius: RadiusRow::from(&node.radius),
     };
+    if let Some(Probing::Otherwise { came, went }) = &node.probed {
+        (row.came, row.went) = (Some(came), Some(went));
+    }
     match &node.verdict {
         Ok(NodeVerdict::Counted(since)) => (row.state, row.since) = ("counted", Some(since.to_rfc3339())),
         Ok(NodeVerdict::Fresh(expires)) => row.expires = expires.map(|expires| expires.to_rfc3339()),
@@ -184,10 +204,15 @@ pub fn text(survey: &Survey, context: &Context<'_>) -> Result<(), Error> {
             Ok(NodeVerdict::Due { policy, since }) => {
                 let since = since.map(|since| since.to_rfc3339()).unwrap_or_default();
                 match policy {
-                    crate::lock::Policy::Refresh => format!("refresh {refresh}\tsince {since}"),
-                    crate::lock::Policy::Probe => format!("probe answers otherwise\tsince {since}"),
+                    Policy::Refresh => format!("refresh {refresh}\tsince {since}"),
+                    Policy::Probe => format!("probe{}\tsince {since}", changes(node.probed.as_ref())),
                 }
             }
+            Ok(_) if matches!(node.probed, Some(Probing::Nothing(_))) => {
+                let Some(Probing::Nothing(why)) = &node.probed else { continue };
+                format!("probe gives no answer\t{why}")
+            }
+            Ok(_) if all && node.probed == Some(Probing::Stale) => "probe not run\tit is not built yet with its inputs".to_owned(),
             Ok(NodeVerdict::Counted(since)) if all => format!("refresh {refresh}\tcounted from {}", since.to_rfc3339()),
             Ok(NodeVerdict::Fresh(Some(until))) if all => format!("fresh\tuntil {}", until.to_rfc3339()),
             Ok(NodeVerdict::Fresh(None)) if all => "fresh\t".to_owned(),
@@ -197,6 +222,14 @@ pub fn text(survey: &Survey, context: &Context<'_>) -> Result<(), Error> {
         context.printer.line(format_args!("{}\t{what}\t{}", node.label, radius_text(&node.radius)))?;
     }
     Ok(())
+}
+
+/// The first lines that came and went: `: +openssl [3.0.11], -curl and 3 more`.
+fn changes(probed: Option<&Probing>) -> String {
+    let Some(Probing::Otherwise { came, went }) = probed else { return String::new() };
+    let all: Vec<String> = came.iter().map(|line| format!("+{line}")).chain(went.iter().map(|line| format!("-{line}"))).collect();
+    let more = if all.len() > 3 { format!(" and {} more", all.len() - 3) } else { String::new() };
+    format!(": {}{more}", all.iter().take(3).cloned().collect::<Vec<_>>().join(", "))
 }
 
 /// `12 images, 20 tests, 40 names, 14m last time`.

@@ -350,12 +350,16 @@ impl<'a> Planner<'a> {
         if self.forced(index).is_some() || self.lost(index).is_some() {
             return self.run(index, Vec::new(), Some((key, components)));
         }
+        let good = past.as_ref().is_some_and(|past| past.good);
+        let named = node.owner.entry().is_some_and(|label| self.options.named.contains(label));
+        if let Some(why) = self.options.held.get(&key).filter(|_| !good && !named) {
+            return Decision::Blocked(why.clone());
+        }
         match past {
             Some(past) if past.good => match value(&past) {
                 Some(value) => Decision::Fresh(value),
                 None => self.run(index, vec![Reason::NeverBuilt], Some((key, components))),
             },
-            Some(_) if self.options.held.contains_key(&key) => Decision::Blocked(self.options.held[&key].clone()),
             Some(past) => {
                 let decision = self.run(index, vec![Reason::LastRunFailed { run: past.run }], Some((key, components)));
                 match decision {

@@ -7,7 +7,7 @@ use crate::clock::Timestamp;
 use crate::component::Component;
 use crate::digest::{Digest, ImageId, Key};
 use crate::graph::{Graph, NodeIndex};
-use crate::label::NodeLabel;
+use crate::label::{Label, NodeLabel};
 use crate::problem::Problem;
 use crate::reason::{Reason, reasons_of_step};
 use crate::reference::Reference;
@@ -88,6 +88,8 @@ pub struct PlannerOptions {
     pub now: Timestamp,
     /// Keys that are not tried now, though their last result is a failure, and why.
     pub held: BTreeMap<Key, String>,
+    /// Entries that are tried for all that: the user named them.
+    pub named: BTreeSet<Label>,
 }
 
 /// Looks up the settled value of a node; `None` while it is not settled.

@@ -18,7 +18,7 @@ use crate::problem::{Problem, nearest};
 
 /// Fields that a later version brings: what igraph says when it meets them. A field that arrives is removed here and
 /// added to its rule's schema.
-pub const LATER: &[(&str, &str)] = &[("probe", "it comes with a later version"), ("scrub", "it comes with a later version")];
+pub const LATER: &[(&str, &str)] = &[("scrub", "it comes with a later version")];
 
 /// What an `Image` says, and a `Package` for those of its images that don't.
 pub const SETTINGS: &[Field] = &[

@@ -10,6 +10,7 @@ mod registry;
 mod faults;
 mod local;
 mod lock;
+mod moving;
 mod platforms;
 mod policies;
 mod real;

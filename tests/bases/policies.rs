@@ -318,3 +318,113 @@ fn what_is_found_is_a_document_too() {
         assert_eq!(ran.code, 1, "{}", ran.err);
     }
 }
+
+#[test]
+fn a_probe_that_answers_otherwise_renews() {
+    let (registry, world) = (Registry::start(), World::new(""));
+    publish(&registry, "os", "1", "x");
+    let from = format!("{}/os:1", registry.host());
+    let (file, host) = (world.path("upgrades"), registry.host());
+    let probe = format!("probe: \"answer {}\"", file.display());
+    world.write("upgrades", "");
+    world.image("a", &from, &probe);
+    world.image("late", &from, "");
+    world.verb(&["build"]).expect(0);
+    let update = |arguments: &[&str]| world.igraph(&[arguments, &["--engine", "fake"]].concat());
+    // an ordinary run asks no probe, and neither does `outdated` unasked
+    world.write("upgrades", "openssl\ncurl\n");
+    assert!(!world.verb(&["build"]).expect(0).says("nothing to do").err.contains("probe"));
+    assert_eq!(world.igraph(&["outdated"]).expect(0).out, "");
+    assert_eq!(world.engine_calls(), "");
+    let told = update(&["outdated", "--probe"]).expect(0).out;
+    assert_eq!(told, "//a:1\tprobe: +curl, +openssl\tsince \t1 image, 1 test, 1 name\n");
+    update(&["update", "--dry-run"]).expect(0).says("1 of 1 node with a policy would be renewed");
+    assert!(!world.lock().unwrap().contains("nodes:"));
+    update(&["update"]).expect(0).says("1 of 1 node with a policy renewed");
+    let why = untimed(&world.igraph(&["why", "//a:1", "--engine", "fake"]).expect(0).out);
+    assert!(why.contains("//a:1 would run\n  probe renewed at TIME\n"), "{why}");
+    // until it is built its image is not the current one, and is not asked
+    update(&["update"]).expect(0).says("0 of 1 node with a policy renewed");
+    world.verb(&["build", "--locked"]).expect(0);
+    assert_eq!(builds(&world), ["a-1 no cache"]);
+    // the answer of right after the build is the new baseline
+    update(&["update"]).expect(0).says("0 of 1 node with a policy renewed");
+    world.write("upgrades", "curl\n");
+    let told = update(&["outdated", "--probe", "--json"]).expect(0).out;
+    let document: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert_eq!((&document["nodes"][0]["state"], &document["nodes"][0]["probe"]), (&"due".into(), &"otherwise".into()), "{document:#}");
+    assert_eq!(document["nodes"][0]["went"], serde_json::json!(["openssl"]));
+
+    // a probe that fails gives no answer, and renews nothing
+    world.write("upgrades", "openssl\ncurl\n");
+    world.image("a", &from, &probe.replace("answer", "exit 7; answer"));
+    let ran = update(&["update"]).expect(0).says("0 of 1 node with a policy renewed");
+    assert!(ran.out.starts_with("//a:1\tprobe gives no answer\texit 7"), "{}", ran.out);
+    // one that came after the build takes its first answer as the baseline
+    world.image("a", &from, "");
+    world.image("late", &from, &probe);
+    update(&["update"]).expect(0).says("0 of 1 node with a policy renewed");
+    update(&["update"]).expect(0).says("0 of 1 node with a policy renewed");
+    world.write("upgrades", "more\n");
+    update(&["update"]).expect(0).says("1 of 1 node with a policy renewed");
+    assert!(world.lock().unwrap().contains("(label: \"//late:1\", renewed: "), "{host}");
+}
+
+#[test]
+fn what_failed_is_held_back_longer_each_time() {
+    let (registry, world) = (Registry::start(), World::new(""));
+    publish(&registry, "os", "1", "x");
+    let from = format!("{}/os:1", registry.host());
+    world.image("a", &from, "");
+    world.write("images/a/Dockerfile", &format!("FROM {from}\nRUN exit 3\n"));
+    world.image("b", "a:1", "");
+    world.image("c", &from, "");
+    let tried = |arguments: &[&str]| {
+        let ran = world.verb(&[&["test", "--backoff"], arguments].concat()).expect(1);
+        let tried = builds(&world).iter().any(|slug| slug == "a-1");
+        (tried, ran.err)
+    };
+    assert!(tried(&[]).0, "the first time");
+    for (clock, expected) in [("30m", false), ("61m", true), ("2h", false), ("3h2m", true), ("7h", false)] {
+        world.set_clock(clock);
+        assert_eq!(tried(&[]).0, expected, "{clock}");
+    }
+    let (_, said) = tried(&[]);
+    assert!(untimed(&said).contains("failed 3 times with the same inputs, last as //a:1; held back until TIME (--backoff)"), "{said}");
+    assert!(said.contains("three strikes: failed again and again with the same inputs: //a:1 (3 times)\n"), "{said}");
+    // what stands on it is skipped for it, and the rest is done
+    assert!(said.contains("//b:1") && world.verb(&["test", "--backoff", "//c:1"]).expect(0).err.contains("nothing to do"), "{said}");
+    // without the flag, and by its very name, it is tried
+    assert!(tried(&["//a:1"]).0);
+    world.verb(&["test"]).expect(1).says("//a:1 (5 times); `--backoff` leaves such alone for a while");
+    assert!(!tried(&["//a:*"]).0, "a pattern is no name");
+
+    // it travels, and another machine holds it back too
+    world.igraph(&["state", "save", "records"]).expect(0);
+    std::fs::remove_dir_all(world.path("igraph-out")).unwrap();
+    world.igraph(&["state", "load", "records"]).expect(0);
+    assert!(!tried(&[]).0);
+    // another key is another matter
+    world.write("images/a/Dockerfile", &format!("FROM {from}\nRUN exit 4\n"));
+    assert!(tried(&[]).0);
+    world.write("images/a/Dockerfile", &format!("FROM {from}\nRUN exit 0\n"));
+    world.verb(&["test", "--backoff"]).expect(0).says("2 built").silent_about("strikes");
+}
+
+#[test]
+fn the_reason_of_a_forced_run_is_kept() {
+    let (registry, world) = (Registry::start(), World::new(""));
+    publish(&registry, "os", "1", "x");
+    world.image("a", &format!("{}/os:1", registry.host()), "");
+    world.verb(&["build"]).expect(0);
+    world.verb(&["build", "--force", "--reason", "shellshock", "//a:1"]).expect(0).says("forced: shellshock");
+    assert_eq!(builds(&world), ["a-1 no cache"]);
+    world.verb(&["build"]).expect(0).says("nothing to do");
+    let said = |arguments: &[&str]| world.igraph(arguments).expect(0).out;
+    assert!(said(&["why", "//a:1", "--engine", "fake"]).contains("because forced: shellshock"));
+    assert!(said(&["why", "//a:1", "--run", "last"]).contains("forced: shellshock"));
+    for log in ["list", "show", "what-ran"] {
+        let shown = world.igraph(&["log", log]).expect(0);
+        assert!(shown.out.contains("shellshock"), "log {log}:\n{}{}", shown.out, shown.err);
+    }
+}

@@ -2,22 +2,31 @@
 
 use std::sync::Arc;
 
-use crate::cli::args::{Outdated, Update};
+use crate::cli::args::{Outdated, Update, World};
 use crate::cli::error::Error;
 use crate::cli::exit::Exit;
 use crate::cli::program::Context;
-use crate::cli::survey::{BaseVerdict, NodeVerdict, Survey, survey};
+use crate::cli::survey::{BaseVerdict, Look, NodeVerdict, Survey, survey};
 use crate::cli::survey_view;
 use crate::cli::workbench::Workbench;
 use crate::clock::Clock;
 use crate::lock::{LOCK_FILE, LockFile};
 use crate::pattern::Selection;
+use crate::record::Facts;
 
 /// Shows what moved.
 pub fn outdated(args: &Outdated, context: &Context<'_>) -> Result<Exit, Error> {
     let bench = Workbench::load(context)?;
+    let engine = World { engine: args.engine.clone(), ..World::default() };
+    let probes = args.probe && has_probes(&bench);
+    if probes {
+        bench.enter(&engine)?;
+    }
     let lock = bench.lock()?;
-    let survey = survey(&bench, &lock, &bench.everything(), &args.what, &context.clock())?;
+    let everything = bench.everything();
+    let probes = probes.then_some(&engine);
+    let look = Look { bench: &bench, selection: &everything, what: &args.what, clock: context.clock(), probes };
+    let survey = survey(&look, &lock, &bench.state_read_only()?)?;
     if args.json {
         survey_view::json(&survey, None, context)?;
         return Ok(survey_view::failures(&survey, context));
@@ -40,10 +49,22 @@ pub fn outdated(args: &Outdated, context: &Context<'_>) -> Result<Exit, Error> {
 /// Moves the lock.
 pub fn update(args: &Update, context: &Context<'_>) -> Result<Exit, Error> {
     let bench = Workbench::load(context)?;
+    let engine = World { engine: args.engine.clone(), ..World::default() };
+    let probes = has_probes(&bench);
+    if probes {
+        bench.enter(&engine)?;
+    }
     let clock = context.clock();
     let _writer = if args.dry_run { None } else { Some(bench.writer(args.no_wait, clock.as_ref())?) };
     let lock = bench.lock()?;
-    let survey = survey(&bench, &lock, &bench.everything(), &args.what, &clock)?;
+    let state = if args.dry_run { bench.state_read_only()? } else { bench.state()? };
+    let everything = bench.everything();
+    let probes = probes.then_some(&engine);
+    let look = Look { bench: &bench, selection: &everything, what: &args.what, clock: clock.clone(), probes };
+    let survey = survey(&look, &lock, &state)?;
+    if !args.dry_run && !survey.baselines().is_empty() {
+        state.learn(&Facts { answers: survey.baselines(), ..Facts::default() })?;
+    }
     let write = !args.dry_run && survey.changes();
     if write {
         apply(&survey, &lock, &bench)?;
@@ -73,7 +94,8 @@ fn apply(survey: &Survey, lock: &LockFile, bench: &Workbench<'_>) -> Result<(), 
 /// The update cycle of a watch: looks at what a selection stands on, and moves the lock; returns what moved, sorted. What could not be
 /// asked is told as a warning.
 pub fn renew(bench: &Workbench<'_>, selection: &Selection, clock: &Arc<dyn Clock>) -> Result<Vec<String>, Error> {
-    let mut found = survey(bench, &bench.lock()?, selection, &[], clock)?;
+    let look = Look { bench, selection, what: &[], clock: clock.clone(), probes: None };
+    let mut found = survey(&look, &bench.lock()?, &bench.state_read_only()?)?;
     for (name, failure) in found.failures() {
         bench.context.printer.warn(format_args!("{name}: {}", failure.message));
     }
@@ -87,6 +109,12 @@ pub fn renew(bench: &Workbench<'_>, selection: &Selection, clock: &Arc<dyn Clock
     let bases = found.bases.iter().filter(|base| base.moves()).map(|base| format!("base {}", base.reference.familiar()));
     let nodes = found.nodes.iter().filter(|node| node.moves()).map(|node| format!("policy of {}", node.label));
     Ok(bases.chain(nodes).collect())
+}
+
+/// Whether any entry has a probe.
+fn has_probes(bench: &Workbench<'_>) -> bool {
+    let images = bench.catalogue.images.values().map(|image| &image.freshness);
+    images.chain(bench.catalogue.bases.values().map(|base| &base.freshness)).any(|freshness| freshness.probe.is_some())
 }
 
 /// How many bases and nodes move.

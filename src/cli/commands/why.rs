@@ -10,6 +10,7 @@ use crate::cli::workbench::Workbench;
 use crate::clock::Timestamp;
 use crate::component::Component;
 use crate::event::Event;
+use crate::execute::probe_digest;
 use crate::graph::{BaseNode, BaseSource, Body, Depth, Graph, GraphOptions, NodeIndex, StandIn};
 use crate::keys::{self, Keys};
 use crate::label::{Label, NodeLabel};
@@ -251,6 +252,14 @@ impl Explanation<'_> {
             lines.push(format!("refresh {}: {said}", render_duration(refresh)));
         } else if let Some(Renewal { at, policy: Some(policy) }) = renewal {
             lines.push(format!("renewed at {} by {policy}", at.to_rfc3339()));
+        }
+        if let Some(probe) = &freshness.probe {
+            let image = self.state.latest_success(self.label, &node.platform).ok().flatten().and_then(|result| result.image);
+            let answer = image.and_then(|image| self.state.answer(image.id, probe_digest(probe)).ok().flatten());
+            lines.push(match answer {
+                Some(answer) => format!("probe: later answers are compared with {} lines", answer.lines().count()),
+                None => "probe: no answer is recorded yet; `igraph update` takes the first".to_owned(),
+            });
         }
         if let Some(settle) = freshness.settle {
             lines.push(format!("settle {}: a base that moves counts once it has stood so long", render_duration(settle)));
