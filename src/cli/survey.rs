@@ -7,23 +7,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::args::World;
 use super::error::Error;
+use super::grounds::Grounds;
 use super::workbench::Workbench;
 use crate::clock::{Clock, Day, Timestamp};
 use crate::event::{Event, Sink};
 use crate::execute::retry::next_wait;
 use crate::execute::{self, Held, LazyEngine, Options, Stops};
 use crate::failure::Failure;
-use crate::graph::{BaseSource, Body, Depth, Graph, GraphOptions, NodeIndex};
-use crate::keys::Keys;
+use crate::graph::{BaseSource, Body, Depth, Graph, NodeIndex};
 use crate::label::{Label, NodeLabel};
 use crate::lock::{self, Age, Candidate, Lock, LockFile, LockedBase, Policy, Renewal, Settling};
 use crate::pattern::Selection;
-use crate::plan::{Decision, Planner, PlannerOptions, Records, Value};
+use crate::plan::{Decision, PlannerOptions, Value};
 use crate::platform::Platform;
 use crate::record::{AnswerRecord, State};
 use crate::reference::Reference;
 use crate::registry::{Client, ResolvedBase};
-use crate::spec::{Destination, Freshness};
+use crate::spec::Freshness;
 
 /// References that are asked after at once.
 const AT_ONCE: usize = 8;
@@ -256,11 +256,9 @@ struct Wanted {
 /// Of the workspace and the records; what could not be asked is a verdict.
 pub fn survey(look: &Look<'_>, lock: &LockFile, state: &State) -> Result<Survey, Error> {
     let (bench, selection, what, clock) = (look.bench, look.selection, look.what, &look.clock);
-    let records = Records::read(state, lock)?;
-    let stand_ins = Default::default();
-    let destination = Destination::Workspace(bench.catalogue.workspace.registry.clone());
-    let options = GraphOptions { depth: Depth::Push, stand_ins: &stand_ins, destination: &destination, platform: &bench.platform };
-    let graph = Graph::build(&bench.catalogue, selection, &options, &records).map_err(Error::Problems)?;
+    let world = look.probes.cloned().unwrap_or_default();
+    let grounds = Grounds::read(bench, state, lock, &world, None)?;
+    let graph = grounds.graph(selection, Depth::Push)?;
     let wanted = wanted(bench, &graph, what)?;
     let is_wanted = |index: NodeIndex| wanted.as_ref().is_none_or(|wanted| wanted.contains(&index));
     let durations = state.durations()?;
@@ -268,7 +266,7 @@ pub fn survey(look: &Look<'_>, lock: &LockFile, state: &State) -> Result<Survey,
     let bases = ask_all(bench, bases(&graph, lock, &durations, at, is_wanted), lock, clock)?;
     let mut nodes = nodes(&graph, lock, state, &durations, at, is_wanted)?;
     if let Some(engine) = look.probes {
-        probe_all(look, engine, lock, state, &graph, &records, &mut nodes)?;
+        probe_all(look, engine, lock, state, (&grounds, &graph), &mut nodes)?;
     }
     Ok(Survey { at, bases, nodes })
 }
@@ -364,8 +362,7 @@ fn probe_all(
     engine: &World,
     lock: &LockFile,
     state: &State,
-    graph: &Graph<'_>,
-    records: &Records<'_>,
+    (grounds, graph): (&Grounds<'_>, &Graph<'_>),
     nodes: &mut [NodeFinding],
 ) -> Result<(), Error> {
     if !nodes.iter().any(is_asked) {
@@ -373,22 +370,14 @@ fn probe_all(
     }
     let bench = look.bench;
     let context = bench.context;
-    let digests = bench.digests();
-    let keys = Keys {
-        root: bench.root(),
-        digests: &digests,
-        engine: bench.engine_identity(engine),
-        epoch: bench.catalogue.workspace.epoch,
-        build_platform: &bench.platform,
-    };
-    let now = look.clock.now();
-    let planner = Planner::new(graph, keys, records, PlannerOptions { now, ..PlannerOptions::default() });
+    let planner = grounds.planner(graph, PlannerOptions::default());
     let plan = planner.plan();
     let fresh = |(index, decision): &'_ (NodeIndex, Decision)| match decision {
         Decision::Fresh(value) => Some((*index, value.clone())),
         _ => None,
     };
     let values: BTreeMap<NodeIndex, Value> = plan.iter().filter_map(fresh).collect();
+    let now = look.clock.now();
     let process = format!("{}-{}", std::process::id(), now.0);
     let lazy = LazyEngine::new(Box::new(|| bench.engine(engine, &process)));
     let (client, durations) = (bench.client(look.clock.clone(), None)?, BTreeMap::new());

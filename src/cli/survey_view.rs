@@ -164,7 +164,7 @@ fn node_row(node: &NodeFinding) -> NodeRow<'_> {
         radius: RadiusRow::from(&node.radius),
     };
     if let Some(Probing::Otherwise { came, went }) = &node.probed {
-        (row.came, row.went) = (Some(came), Some(went));
+        (row.came, row.went) = (Some(came.as_slice()), Some(went.as_slice()));
     }
     match &node.verdict {
         Ok(NodeVerdict::Counted(since)) => (row.state, row.since) = ("counted", Some(since.to_rfc3339())),

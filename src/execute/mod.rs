@@ -15,6 +15,7 @@ mod tests_of;
 mod world;
 
 pub use crate::plan::tested;
+pub use builds::rebuild;
 pub use probes::{Probed, probe, probe_digest};
 pub use run::{RunEnd, run};
 pub use world::{EngineFactory, Held, LazyEngine, Options, Stops, World};

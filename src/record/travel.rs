@@ -215,6 +215,7 @@ mod tests {
                 configs: vec![(Digest::of(b"config"), ImageConfig { user: "node".into(), ..ImageConfig::default() })],
                 documents: vec![(Digest::of(b"{}"), b"{}".to_vec())],
                 claims: vec![ImageId(Digest::of(b"claim"))],
+                ..Facts::default()
             })
             .unwrap();
         world

@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn the_list() {
-        let row = |id: &str, patterns: &[&str], images, end| RunRow {
+        let row = |id: &str, patterns: &[&str], images, end: Option<(u8, u64)>| RunRow {
             id: id.into(),
             at: START,
             verb: "test".into(),

@@ -2,7 +2,7 @@
 //! and reads nothing; paths are relative to the workspace root, `/`-separated, without `.` and `..`, empty for
 //! the root itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use crate::label::{Label, Package};
 use crate::platform::Platform;
 use crate::problem::{Place, Source};
 use crate::reference::Reference;
+use crate::scrub::Scrub;
 use crate::stamp::Stamp;
 
 /// Byte offsets into a build file.
@@ -242,6 +243,8 @@ pub struct Image {
     pub manual: bool,
     /// When it is renewed though nothing has changed.
     pub freshness: Freshness,
+    /// Files that are left out of the layers of its RUN steps.
+    pub scrub: BTreeSet<Scrub>,
     /// Where it is written.
     pub origin: Origin,
 }

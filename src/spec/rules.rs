@@ -235,6 +235,7 @@ fn read_image(
         retries: own.retries.on(package.retries.on(scope.retries)),
         manual: own.manual.or(package.manual).unwrap_or(false),
         freshness: own.freshness.or(&package.freshness),
+        scrub: own.scrub.or_else(|| package.scrub.clone()).unwrap_or_default(),
         origin,
     };
     Entry::Image { image: Box::new(image), tests, untested }

@@ -389,17 +389,6 @@ fn a_wrong_ssh() {
 }
 
 #[test]
-fn fields_of_later_versions() {
-    insta::assert_snapshot!(package(r#"Package(rules: [Image(name: "1", scrub: true)])"#), @r#"
-    error: `scrub` is not there yet: it comes with a later version
-     --> images/a/BUILD.ron:1:34
-      |
-    1 | Package(rules: [Image(name: "1", scrub: true)])
-      |                                  ^^^^^
-    "#);
-}
-
-#[test]
 fn wrong_policies() {
     insta::assert_snapshot!(package(r#"Package(refresh: "0s", settle: "soon", rules: [Image(name: "1", until: "2027-02-29")])"#), @r#"
     error: `refresh` is zero, so every update would renew it
