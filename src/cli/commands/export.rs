@@ -97,7 +97,7 @@ impl Exporting<'_> {
         if let Some(image) = engine.find(self.chosen.image)? {
             return Ok(image);
         }
-        let client = self.bench.client(crate::cli::clock::system(), None)?;
+        let client = self.bench.client(self.bench.context.clock(), None)?;
         let mut failed = None;
         for place in self.state.locations(self.chosen.image)? {
             let Some(reference) = place.reference() else { continue };
