@@ -41,7 +41,8 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match one_name(rounds).and_then(|()| fifty_images()) {
+    let daemon = support::Dockerd::start(&[]).map_err(|error| format!("{error}\nhint: scripts/setup test"));
+    match daemon.and_then(|daemon| one_name(rounds, &daemon).and_then(|()| fifty_images(&daemon))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             println!("publish: {error}");
@@ -271,19 +272,15 @@ impl Kept {
 }
 
 /// Moves names that are new to an image that is there: by igraph, and by hand.
-fn one_name(rounds: usize) -> Result<()> {
+fn one_name(rounds: usize, daemon: &support::Dockerd) -> Result<()> {
     let registry = Registry::start()?;
     let home = tempfile::tempdir().map_err(text)?;
     let root = home.path();
     workspace(root, &registry.host, &rootfs(0).map_err(text)?, 1).map_err(text)?;
-    // the names in the registry alone: this engine forgets its images, and a local name would bring them back
-    let names = format!("@{}", root.join("names").display());
-    let push = |what: &str| {
-        let mut command = igraph(root);
-        command.args(["push", what, "--engine", "fake"]).env("IGRAPH_TEST_ENGINE", "fake");
-        run(&mut command)
-    };
-    push("//...")?;
+    // each is a name in the engine too, which moves meanwhile
+    let engine = format!("docker={}", daemon.url());
+    let push = || run(igraph(root).args(["push", "//...", "--engine", &engine]));
+    push()?;
     let mut kept = Kept::connect(&registry.host).map_err(text)?;
     let (status, manifest) = kept.ask("GET", "/v2/bench/app/manifests/0", None).map_err(text)?;
     if status != 200 {
@@ -306,14 +303,14 @@ fn one_name(rounds: usize) -> Result<()> {
         by_hand.push(start.elapsed() / NAMES as u32);
         let before = registry.requests()?.len();
         rename(root, round, 1)?;
-        one.push(push(&names)?);
+        one.push(push()?);
         let asked: Vec<String> = registry.requests()?.split_off(before).iter().map(|line| line[..4].trim().to_owned()).collect();
         if asked != ["HEAD", "PUT", "HEAD"] {
             return Err(format!("moving one name asked {asked:?}"));
         }
-        nothing.push(push(&names)?);
+        nothing.push(push()?);
         rename(root, round, NAMES + 1)?;
-        many.push(push(&names)?);
+        many.push(push()?);
     }
     let (by_hand, one, many, nothing) = (median(by_hand), medians(&one).wall, medians(&many).wall, medians(&nothing).wall);
     let each = many.saturating_sub(one) / NAMES as u32;
@@ -326,18 +323,15 @@ fn one_name(rounds: usize) -> Result<()> {
     Ok(())
 }
 
-/// Gives the image so many aliases that no round had before, and lists their steps in `names`.
+/// Gives the image so many aliases that no round had before.
 fn rename(root: &Path, round: usize, count: usize) -> Result<()> {
-    let steps: String = (0..count).map(|alias| format!("//app:0[push/r{round}-{alias}]\n")).collect();
-    fs::write(root.join("names"), steps).map_err(text)?;
     let names: Vec<String> = (0..count).map(|alias| format!("\"r{round}-{alias}\"")).collect();
     let rule = format!("Image(name: \"0\", dockerfile: \"0/Dockerfile\", untested: \"a measurement\", aliases: [{}])", names.join(", "));
     fs::write(root.join("images/app/BUILD.ron"), format!("Package(repository: \"bench/app\", rules: [{rule}])\n")).map_err(text)
 }
 
 /// Publishes fifty images on one base out of a Docker Engine.
-fn fifty_images() -> Result<()> {
-    let daemon = support::Dockerd::start(&[]).map_err(|error| format!("{error}\nhint: scripts/setup test"))?;
+fn fifty_images(daemon: &support::Dockerd) -> Result<()> {
     let registry = Registry::start()?;
     let base = rootfs(BASE_MIB).map_err(text)?;
     println!("\n{IMAGES} images of 4 KiB on one base of {BASE_MIB} MiB, out of a Docker Engine into a docker-registry");
@@ -351,7 +345,7 @@ fn fifty_images() -> Result<()> {
         let what = if from_registry {
             // the base is pushed by another workspace, and pulled from where it lies then
             let rule = format!("Base(name: \"base\", provides: [\"bench:1\"], from: Registry(\"{host}/bench/base:1\"))");
-            publish_base(&registry, &base, &daemon)?;
+            publish_base(&registry, &base, daemon)?;
             fs::write(root.join("images/base/BUILD.ron"), format!("Package(rules: [{rule}])\n")).map_err(text)?;
             "in the registry"
         } else {
