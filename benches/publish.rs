@@ -41,7 +41,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let daemon = support::Dockerd::start(&[]).map_err(|error| format!("{error}\nhint: scripts/setup test"));
+    let daemon = support::Dockerd::start().map_err(|error| format!("{error}\nhint: scripts/setup test"));
     match daemon.and_then(|daemon| one_name(rounds, &daemon).and_then(|()| fifty_images(&daemon))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

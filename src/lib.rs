@@ -19,6 +19,7 @@ pub mod platform;
 pub mod problem;
 pub mod reason;
 pub mod reference;
+pub mod scrub;
 pub mod stamp;
 mod text;
 
@@ -36,3 +37,6 @@ pub mod spec;
 pub mod watch;
 
 pub mod cli;
+
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;

@@ -15,14 +15,14 @@ use igraph::dockerfile::{self, Configs, Dockerfile, EntryKind, Ignore, Resolved}
 use igraph::engine::docker::{Builder, DockerEngine, DockerOptions, EndpointInputs, choose_endpoint};
 use igraph::engine::embedded::{EmbeddedEngine, EmbeddedOptions};
 use igraph::engine::fake::FakeEngine;
-use igraph::engine::{Attempt, BuildRequest, ContextInput, Engine, ExportSink, Network, Output, SecretSource, TestRequest};
+use igraph::engine::{Attempt, BuildRequest, ContextInput, Engine, ExportSink, Limits, Network, Output, SecretSource, TestRequest};
 use igraph::event::Stream;
-use igraph::failure::{Failure, FailureClass};
+use igraph::failure::{Failure, FailureClass, Retry};
 use igraph::image::{EngineImage, ImageConfig, ImageSource};
 use igraph::platform::Platform;
 use igraph::problem::Source;
 use igraph::reference::Reference;
-use support::{Dockerd, RootfsImage};
+use support::{Dockerd, OrdinaryUser, RootfsImage};
 
 fn base_source() -> &'static RootfsImage {
     static SOURCE: OnceLock<RootfsImage> = OnceLock::new();
@@ -76,6 +76,11 @@ fn docker(daemon: &Dockerd, builder: Builder, owner: &str, run: &str, scratch: &
     .unwrap()
 }
 
+/// The program that sandboxes execute; another user may not reach the one that was compiled.
+fn runner() -> PathBuf {
+    std::env::var_os("IGRAPH_TEST_PROGRAM").unwrap_or_else(|| env!("CARGO_BIN_EXE_igraph").into()).into()
+}
+
 /// `None`, said loudly, where this process may not make namespaces.
 fn embedded(test: &str, store: &Path, owner: &str) -> Option<EmbeddedEngine> {
     if !nix::unistd::geteuid().is_root() {
@@ -84,7 +89,7 @@ fn embedded(test: &str, store: &Path, owner: &str) -> Option<EmbeddedEngine> {
     }
     let options = EmbeddedOptions {
         store: store.to_owned(),
-        runner: env!("CARGO_BIN_EXE_igraph").into(),
+        runner: runner(),
         owner: owner.into(),
         environment: Arc::new(|name| (name == "IGRAPH_TEST_TOKEN").then(|| "tops3cret".to_owned())),
     };
@@ -162,6 +167,7 @@ impl World {
             no_cache: asked.no_cache,
             proxies: &asked.proxies,
             throwaway: asked.throwaway,
+            scrub: &Default::default(),
         };
         self.engine.build(&request, &self.attempt())
     }
@@ -368,6 +374,25 @@ contract! {
             && name.contains("igraph/contract:")));
     };
 
+    apt_that_ignored_its_indexes: |world| {
+        if !world.real() {
+            return;
+        }
+        let update = "mark='W: Some index' && echo \"$mark files failed to download. They have been ignored, or old ones used instead.\"";
+        // the second stands on the same step: it runs anew, whatever the engine's cache has. The classic builder can't be told to forget
+        let classic = world.kind == Kind::Classic;
+        for (number, behind) in ["", "RUN echo no package; exit 100\n"].into_iter().enumerate() {
+            let number = if classic { number } else { 0 };
+            let failure = world.build(&format!("FROM base\nRUN : {number} && {update}\n{behind}")).unwrap_err();
+            assert_eq!((failure.class, failure.retry), (FailureClass::Infra, Retry::Backoff), "{failure:?}");
+            let told = failure.message.contains("apt went on without its indexes") && failure.message.contains("(images/x/Dockerfile:2)");
+            assert!(told, "{failure:?}");
+        }
+        // a step that failed by itself is told by its own log
+        let failure = world.build("FROM base\nRUN echo fine\nRUN exit 100\n").unwrap_err();
+        assert_eq!(failure.class, FailureClass::Step, "{failure:?}");
+    };
+
     an_onbuild_step_fails_with_its_from: |world| {
         let parent = world.build("FROM base\nONBUILD RUN exit 6\n").unwrap();
         let failure = world
@@ -519,14 +544,14 @@ contract! {
         let drop_it = world.build(&format!("FROM base\nENV DROP={}\n", owner(&world))).unwrap();
         let throwaway = world.build_with(&format!("FROM base\nENV THROW={}\n", owner(&world)), |asked| asked.throwaway = true).unwrap();
         let kept = BTreeSet::from([keep.id, world.base.id]);
-        let would = world.engine.collect(&kept, true).unwrap();
+        let would = world.engine.collect(&kept, &Limits::default(), true).unwrap();
         assert_eq!(would.images, 2);
         assert!(world.engine.find(drop_it.id).unwrap().is_some());
-        assert_eq!(world.engine.collect(&kept, false).unwrap().images, 2);
+        assert_eq!(world.engine.collect(&kept, &Limits::default(), false).unwrap().images, 2);
         assert!(world.engine.find(keep.id).unwrap().is_some() && world.engine.find(world.base.id).unwrap().is_some());
         assert_eq!(world.engine.find(throwaway.id).unwrap(), None);
         assert_eq!(world.engine.find(drop_it.id).unwrap(), None);
-        assert_eq!(world.engine.collect(&kept, false).unwrap().images, 0);
+        assert_eq!(world.engine.collect(&kept, &Limits::default(), false).unwrap().images, 0);
     };
 }
 
@@ -537,6 +562,21 @@ fn owner(world: &World) -> String {
 /// With the process in it: a daemon that is not the tests' own keeps what earlier ones left.
 fn owner_of(kind: Kind, name: &str) -> String {
     format!("{kind:?}{name}{}", std::process::id()).to_lowercase().replace('_', "")
+}
+
+/// The same cases of the embedded engine, in a user namespace of a user without rights.
+#[test]
+fn an_ordinary_user_with_subordinate_ids_gets_the_same() {
+    let Some(user) = OrdinaryUser::new("an_ordinary_user_with_subordinate_ids_gets_the_same", 65_536) else { return };
+    let program = user.program(&runner());
+    let this = user.program(&std::env::current_exe().unwrap());
+    let mut command = user.command(&program);
+    command.arg("__igraph-user-namespace").arg(this).args(["embedded", "--test-threads", "2"]);
+    let output = command.env("IGRAPH_TEST_PROGRAM", &program).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let passed = text.lines().find_map(|line| line.strip_prefix("test result: ok. ")?.split(' ').next()?.parse::<u32>().ok());
+    assert!(passed.is_some_and(|passed| passed >= 15), "{text}");
 }
 
 /// The daemon stops what it runs soon after the request is gone.
@@ -668,8 +708,8 @@ fn containers_of_dead_runs_are_collected() {
         world.docker_cli(&["create", "--network", "none", "--label", &labels[0], "--label", &labels[1], &world.base.handle, "sleep", "1"]);
     }
     let kept = BTreeSet::from([world.base.id]);
-    assert_eq!(world.engine.collect(&kept, true).unwrap().containers, 1);
-    assert_eq!(world.engine.collect(&kept, false).unwrap().containers, 1);
+    assert_eq!(world.engine.collect(&kept, &Limits::default(), true).unwrap().containers, 1);
+    assert_eq!(world.engine.collect(&kept, &Limits::default(), false).unwrap().containers, 1);
     assert_eq!(world.docker_cli(&["ps", "-aq", "--filter", &format!("label=igraph.owner={foreign}")]).len(), 1);
     assert_eq!(world.docker_cli(&["ps", "-aq", "--filter", &format!("label=igraph.owner={own}")]).len(), 1);
 }

@@ -12,10 +12,10 @@ use super::error::Error;
 use super::program::Context;
 use super::values::{EngineChoice, StandInSource};
 use crate::clock::Clock;
-use crate::engine::Engine;
 use crate::engine::docker::{self, Builder, DockerEngine, DockerOptions};
-use crate::engine::embedded::{EmbeddedEngine, EmbeddedOptions};
+use crate::engine::embedded::{self, EmbeddedEngine, EmbeddedOptions};
 use crate::engine::fake::FakeEngine;
+use crate::engine::{Engine, EngineIdentity};
 use crate::failure::{Failure, Retry};
 use crate::graph::{Body, Graph, StandIn, StandIns};
 use crate::keys::FileDigests;
@@ -31,6 +31,8 @@ use crate::spec::{self, Catalogue, Destination, Tls};
 
 /// Name of the folder of records at the workspace root.
 pub const OUT: &str = "igraph-out";
+/// The embedded engine's store in it.
+pub const STORE: &str = "store";
 
 /// A loaded workspace.
 pub struct Workbench<'a> {
@@ -244,18 +246,39 @@ impl<'a> Workbench<'a> {
 
     /// The engine's kind and results version, for keys: known without asking it.
     pub fn engine_identity(&self, world: &args::World) -> String {
-        let identity = match choice(self, world) {
+        in_words(&match choice(self, world) {
             Choice::Docker(_) => DockerEngine::IDENTITY,
             Choice::Embedded => EmbeddedEngine::IDENTITY,
             Choice::Fake => FakeEngine::IDENTITY,
-        };
-        format!("{} {}", identity.kind, identity.results_version)
+        })
+    }
+
+    /// That of every engine whose results the records may hold, and of the one chosen.
+    pub fn engine_identities(&self, world: &args::World) -> BTreeSet<String> {
+        let real = [DockerEngine::IDENTITY, EmbeddedEngine::IDENTITY];
+        real.iter().map(in_words).chain([self.engine_identity(world)]).collect()
     }
 
     /// Whose content tags are this workspace's on a daemon that others use too.
     pub fn owner(&self) -> String {
         let root = self.root().canonicalize().unwrap_or_else(|_| self.root().to_owned());
         blake3::hash(root.as_os_str().as_encoded_bytes()).to_hex()[..12].to_owned()
+    }
+
+    /// Where the embedded engine is asked for and this user has rights enough only in a user namespace, executes this program again in
+    /// one, with the same arguments. To be called before anything is read from stdin or written.
+    ///
+    /// # Errors
+    /// Where that was tried and failed.
+    pub fn enter(&self, world: &args::World) -> Result<(), Error> {
+        if matches!(choice(self, world), Choice::Embedded) { enter_user_namespace() } else { Ok(()) }
+    }
+
+    /// Says how the engine works here, where it could work better.
+    pub fn say_how(&self, engine: &dyn Engine) {
+        if !engine.advice().is_empty() && !self.context.global.quiet {
+            self.context.printer.warn(format_args!("engine {}; `igraph doctor` tells what would be better", engine.description()));
+        }
     }
 
     /// Connects to the engine, for a run where there is one.
@@ -267,7 +290,7 @@ impl<'a> Workbench<'a> {
                 connect(environment, host.as_deref(), owner, run, self.folder.bases())
             }
             Choice::Embedded => {
-                let own = self.root().join(OUT).join("store");
+                let own = self.root().join(OUT).join(STORE);
                 let store = self.context.environment.store.clone().unwrap_or(own);
                 let absolute = std::path::absolute(&store)
                     .map_err(|error| Failure::infra(format!("the store `{}`: {error}", store.display())).retry(Retry::Never))?;
@@ -287,6 +310,19 @@ impl<'a> Workbench<'a> {
             }
         }
     }
+}
+
+/// As [`Workbench::enter`], whatever engine is asked for.
+///
+/// # Errors
+/// Where it was tried and failed.
+pub fn enter_user_namespace() -> Result<(), Error> {
+    if !embedded::gains_from_user_namespace() {
+        return Ok(());
+    }
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let error = embedded::enter_user_namespace(Path::new("/proc/self/exe"), &arguments);
+    Err(Error::Failure(Failure::infra(format!("a user namespace can't be entered: {error}")).retry(Retry::Never)))
 }
 
 /// Connects to a Docker Engine.
@@ -317,6 +353,11 @@ pub fn connect(
         scratch,
         environment: Arc::new(super::environment::secret),
     })?))
+}
+
+/// Kind and results version, as keys hold them.
+fn in_words(identity: &EngineIdentity) -> String {
+    format!("{} {}", identity.kind, identity.results_version)
 }
 
 enum Choice {

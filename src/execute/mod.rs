@@ -11,8 +11,10 @@ pub mod retry;
 mod run;
 mod spool;
 mod tests_of;
+mod upload;
 mod world;
 
 pub use crate::plan::tested;
+pub use builds::rebuild;
 pub use run::{RunEnd, run};
 pub use world::{EngineFactory, Held, LazyEngine, Options, Stops, World};

@@ -30,3 +30,4 @@ pub use model::{
 };
 pub use names::{Destination, ImageName, ParseRegistryError, Registry};
 pub use walk::{BUILD_FILE, find_root, lists_the_same};
+pub use workspace::{DOCKER_URLS, is_docker_url};

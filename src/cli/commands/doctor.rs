@@ -24,8 +24,9 @@ pub fn run(args: &Doctor, context: &Context<'_>) -> Result<Exit, Error> {
     let mut good = true;
     match Workbench::load(context) {
         Ok(bench) => {
-            printer.line(format_args!("ok       workspace {}", bench.root().display()))?;
             let world = World { engine: args.engine.clone(), ..World::default() };
+            bench.enter(&world)?;
+            printer.line(format_args!("ok       workspace {}", bench.root().display()))?;
             good &= tell(bench.engine(&world, "doctor"), context)?;
             match bench.folder.create().and_then(|()| crate::record::State::open(&bench.folder).map(drop)) {
                 Ok(()) => printer.line(format_args!("ok       records in {}", bench.folder.path().display()))?,
@@ -58,7 +59,13 @@ pub fn run(args: &Doctor, context: &Context<'_>) -> Result<Exit, Error> {
 fn tell(engine: Result<Arc<dyn Engine>, Failure>, context: &Context<'_>) -> Result<bool, Error> {
     let printer = context.printer;
     match &engine {
-        Ok(engine) => printer.line(format_args!("ok       engine {}", engine.description()))?,
+        Ok(engine) => {
+            printer.line(format_args!("ok       engine {}", engine.description()))?;
+            for advice in engine.advice() {
+                printer.line(format_args!("better   with {}", advice.lacks))?;
+                printer.line(format_args!("         {}", advice.command))?;
+            }
+        }
         Err(failure) => {
             printer.line(format_args!("missing  engine: {failure}"))?;
             if let Some(hint) = &failure.hint {

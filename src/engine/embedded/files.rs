@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
+use std::sync::OnceLock;
 
 use nix::fcntl::AT_FDCWD;
 use nix::sys::stat::{Mode, SFlag, UtimensatFlags, mknodat, utimensat};
@@ -13,8 +14,34 @@ use nix::sys::time::TimeSpec;
 
 use crate::failure::{Failure, Retry};
 
+/// An attribute of an empty file that stands for what the kernel does not let this process make: `c` or `b`, and the device's number.
+const STAND_IN: &str = "user.igraph.stand-in";
+
+/// Whether this process is root of the machine, and not of a user namespace or of a container without rights over mounts: what it may
+/// make, and how overlayfs marks things for it.
+pub(super) fn is_machine_root() -> bool {
+    static IS: OnceLock<bool> = OnceLock::new();
+    const SYS_ADMIN: u64 = 1 << 21;
+    *IS.get_or_init(|| {
+        let all = std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| map.split_whitespace().eq(["0", "0", "4294967295"]));
+        all && capabilities() & SYS_ADMIN != 0
+    })
+}
+
+/// The capabilities that are in effect, as capability.h numbers them.
+pub(super) fn capabilities() -> u64 {
+    // header and data of version 3, as capget(2) lays them out: effective, permitted and inheritable, twice
+    let header: [u32; 2] = [0x2008_0522, 0];
+    let mut data = [0_u32; 6];
+    // SAFETY: both live as long as the call and are of the size that version 3 has
+    let code = unsafe { libc::syscall(libc::SYS_capget, header.as_ptr(), data.as_mut_ptr()) };
+    if code < 0 { 0 } else { u64::from(data[0]) | u64::from(data[3]) << 32 }
+}
+
 /// What overlayfs marks a directory with that hides all below it.
-pub(super) const OPAQUE: &str = "trusted.overlay.opaque";
+fn opaque_mark() -> &'static str {
+    if is_machine_root() { "trusted.overlay.opaque" } else { "user.overlay.opaque" }
+}
 
 /// Turns an error of the disk into a failure.
 pub(super) fn disk(what: impl std::fmt::Display) -> impl FnOnce(io::Error) -> Failure {
@@ -28,19 +55,44 @@ pub(super) fn disk(what: impl std::fmt::Display) -> impl FnOnce(io::Error) -> Fa
     }
 }
 
-/// Whether overlayfs takes it for a hole in the layers below.
-pub(super) fn is_whiteout(metadata: &Metadata) -> bool {
-    metadata.file_type().is_char_device() && metadata.rdev() == 0
+/// Whether it is a hole in the layers below.
+pub(super) fn is_whiteout(path: &Path, metadata: &Metadata) -> io::Result<bool> {
+    Ok(device(path, metadata)? == Some((libc::S_IFCHR, 0)))
+}
+
+/// Kind and number of a device, or of what stands for one; `None` for anything else.
+pub(super) fn device(path: &Path, metadata: &Metadata) -> io::Result<Option<(u32, u64)>> {
+    let kind = metadata.file_type();
+    if kind.is_char_device() || kind.is_block_device() {
+        return Ok(Some((metadata.mode() & libc::S_IFMT, metadata.rdev())));
+    }
+    if !kind.is_file() || metadata.len() > 0 {
+        return Ok(None);
+    }
+    let value = match xattr::get(path, STAND_IN) {
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => None,
+        other => other?,
+    };
+    let parsed = value.as_deref().and_then(|value| {
+        let text = std::str::from_utf8(value).ok()?;
+        let (kind, number) = text.split_at_checked(1)?;
+        let kind = if kind == "c" { libc::S_IFCHR } else { libc::S_IFBLK };
+        Some((kind, number.parse().ok()?))
+    });
+    Ok(parsed)
 }
 
 /// Whether a directory hides what layers below have in it.
 pub(super) fn is_opaque(path: &Path) -> io::Result<bool> {
-    Ok(xattr::get(path, OPAQUE)?.is_some_and(|value| value == b"y"))
+    match xattr::get(path, opaque_mark()) {
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(false),
+        value => Ok(value?.is_some_and(|value| value == b"y")),
+    }
 }
 
 /// Hides what layers below have in a directory.
 pub(super) fn set_opaque(path: &Path) -> io::Result<()> {
-    xattr::set(path, OPAQUE, b"y")
+    xattr::set(path, opaque_mark(), b"y")
 }
 
 /// Makes a whiteout.
@@ -48,15 +100,36 @@ pub(super) fn make_whiteout(path: &Path) -> io::Result<()> {
     make_device(path, SFlag::S_IFCHR, 0, 0)
 }
 
-/// Makes a device node or a pipe.
+/// Makes a device node, or what stands for it where this process may make none; or a pipe.
 pub(super) fn make_device(path: &Path, kind: SFlag, mode: u32, device: u64) -> io::Result<()> {
-    mknodat(AT_FDCWD, path, kind, Mode::from_bits_truncate(mode & 0o7777), device)?;
-    Ok(())
+    let letter = match kind {
+        SFlag::S_IFCHR => 'c',
+        SFlag::S_IFBLK => 'b',
+        _ => ' ',
+    };
+    match mknodat(AT_FDCWD, path, kind, Mode::from_bits_truncate(mode & 0o7777), device) {
+        Err(nix::errno::Errno::EPERM) if letter != ' ' => {
+            std::fs::File::create_new(path)?;
+            xattr::set(path, STAND_IN, format!("{letter}{device}").as_bytes())?;
+            set_mode(path, mode)
+        }
+        other => Ok(other?),
+    }
 }
 
 /// Sets the owner, of a link itself.
 pub(super) fn set_owner(path: &Path, uid: u32, gid: u32) -> io::Result<()> {
-    std::os::unix::fs::lchown(path, Some(uid), Some(gid))
+    std::os::unix::fs::lchown(path, Some(uid), Some(gid)).map_err(|error| match error.raw_os_error() {
+        // no id of this user namespace
+        Some(libc::EINVAL) => {
+            let message = format!(
+                "the owner {uid}:{gid} of `{}` is beyond the subordinate ids of this user: give it more in /etc/subuid and /etc/subgid",
+                path.file_name().unwrap_or_default().to_string_lossy()
+            );
+            io::Error::new(io::ErrorKind::InvalidInput, message)
+        }
+        _ => error,
+    })
 }
 
 /// Sets the mode; not for links, which have none.
@@ -91,7 +164,8 @@ pub(super) fn attributes(path: &Path) -> io::Result<Vec<(OsString, Vec<u8>)>> {
 /// Whether an attribute is part of an image.
 pub(super) fn travels(name: &OsStr) -> bool {
     let name = name.as_bytes();
-    name == b"security.capability" || name.starts_with(b"user.") && !name.starts_with(b"user.overlay.")
+    let own = name.starts_with(b"user.overlay.") || name.starts_with(b"user.igraph.");
+    name == b"security.capability" || name.starts_with(b"user.") && !own
 }
 
 /// Sets attributes; what the file system or the file's kind does not take is left out.
@@ -129,19 +203,48 @@ pub(super) fn stat(path: &Path) -> io::Result<Option<Metadata>> {
     }
 }
 
-/// Removes whatever is at `path`, mounts excepted.
+/// Bytes on the disk of a tree.
+pub(super) fn size(path: &Path) -> io::Result<u64> {
+    let Some(metadata) = stat(path)? else { return Ok(0) };
+    let own = metadata.blocks() * 512;
+    if !metadata.is_dir() {
+        return Ok(own);
+    }
+    names(path)?.into_iter().try_fold(own, |sum, name| Ok(sum + size(&path.join(name))?))
+}
+
+/// Removes whatever is at `path`. Stops at a mount, be it of the same file system.
 pub(super) fn remove(path: &Path) -> io::Result<()> {
     let Some(metadata) = stat(path)? else { return Ok(()) };
     if !metadata.is_dir() {
         return std::fs::remove_file(path);
     }
+    if is_mount(path)? {
+        return Err(io::Error::new(io::ErrorKind::ResourceBusy, format!("`{}` is a mount point: unmount it first", path.display())));
+    }
     for name in names(path)? {
         let path = path.join(name);
-        let inner = path.symlink_metadata()?;
-        if inner.is_dir() && inner.dev() != metadata.dev() {
-            return Err(io::Error::new(io::ErrorKind::ResourceBusy, format!("`{}` is a mount point: unmount it first", path.display())));
-        }
-        if inner.is_dir() { remove(&path)? } else { std::fs::remove_file(&path)? }
+        if path.symlink_metadata()?.is_dir() { remove(&path)? } else { std::fs::remove_file(&path)? }
     }
     std::fs::remove_dir(path)
+}
+
+/// Whether something is mounted at a folder, as the kernel says it (statx(2)).
+fn is_mount(path: &Path) -> io::Result<bool> {
+    let text = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: plain numbers, for which zero is a value
+    let mut found: libc::statx = unsafe { std::mem::zeroed() };
+    let flags = libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT;
+    // SAFETY: the path ends in zero, and both live as long as the call
+    let code = unsafe { libc::statx(libc::AT_FDCWD, text.as_ptr(), flags, 0, &raw mut found) };
+    if code < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let root = libc::STATX_ATTR_MOUNT_ROOT as u64;
+    if found.stx_attributes_mask & root != 0 {
+        return Ok(found.stx_attributes & root != 0);
+    }
+    // before Linux 5.8
+    let (own, above) = (path.symlink_metadata()?, path.parent().map(Path::symlink_metadata).transpose()?);
+    Ok(above.is_some_and(|above| above.dev() != own.dev()))
 }

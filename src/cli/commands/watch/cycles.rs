@@ -100,6 +100,7 @@ pub(super) struct Watch<'a> {
 impl<'a> Watch<'a> {
     fn begin(verb: &'static str, depth: Depth, args: &'a Verb, bases: Option<Duration>, context: &'a Context<'a>) -> Result<Self, Error> {
         let bench = Workbench::load(context)?;
+        bench.enter(&args.world)?;
         let selection = bench.select(&args.selection.patterns, &args.exclude)?;
         let clock = crate::cli::clock::system();
         let (sender, wakes) = mpsc::channel();
@@ -319,6 +320,10 @@ impl<'a> Watch<'a> {
         loop {
             let bench = self.bench(self.context);
             let mut interest = if whole { self.roots() } else { Interest::default() };
+            if whole {
+                // it is large, and learned anew
+                self.reach = Reach::default();
+            }
             let state = bench.state_read_only()?;
             let result = self.planning(scope.clone()).evaluate(&bench, &state, |look| {
                 let owners = look.owners(bench.root());

@@ -8,10 +8,11 @@ use super::reach::{Owner, Scope};
 use crate::cli::args::Verb;
 use crate::cli::commands::verb;
 use crate::cli::error::Error;
+use crate::cli::grounds::Grounds;
 use crate::cli::workbench::{OUT, Workbench};
 use crate::digest::Key;
-use crate::graph::{Body, Depth, Graph, GraphOptions, NodeIndex};
-use crate::keys::{FileDigests, Keys};
+use crate::graph::{Body, Depth, NodeIndex};
+use crate::keys::FileDigests;
 use crate::label::NodeLabel;
 use crate::lock::LockFile;
 use crate::pattern::Selection;
@@ -58,24 +59,14 @@ impl Planning<'_> {
             Scope::Everything => (Records::read(state, &lock)?, self.selection.clone()),
             Scope::Only(labels) => (Records::when_asked(state, &lock), Selection { labels: labels.clone(), ..Selection::default() }),
         };
-        let stand_ins = bench.stand_ins(&self.args.world);
-        let destination = bench.destination(self.args.registry.as_ref())?;
-        let options = GraphOptions { depth: self.depth, stand_ins: &stand_ins, destination: &destination, platform: &bench.platform };
-        let graph = Graph::build(&bench.catalogue, &selection, &options, &records).map_err(Error::Problems)?;
-        bench.check_stand_ins(&graph, &stand_ins)?;
+        let grounds = Grounds::of(bench, records, self.digests.clone(), &self.args.world, self.args.registry.as_ref())?;
+        let graph = grounds.graph(&selection, self.depth)?;
         if self.args.plan.locked {
             verb::all_locked(&graph, &lock)?;
         }
-        let keys = Keys {
-            root: bench.root(),
-            digests: &self.digests,
-            engine: bench.engine_identity(&self.args.world),
-            epoch: bench.catalogue.workspace.epoch,
-            build_platform: &bench.platform,
-        };
         let held = self.held.clone();
         let options = PlannerOptions { no_cache: self.args.running.no_cache, held, ..PlannerOptions::default() };
-        let planner = Planner::new(&graph, keys, &records, options);
+        let planner = grounds.planner(&graph, options);
         let plan = planner.plan();
         then(&Look { planner: &planner, plan: &plan, lock: &lock, digests: &self.digests })
     }

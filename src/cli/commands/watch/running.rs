@@ -136,6 +136,7 @@ fn kept_engine(kept: &KeptEngine, bench: &Workbench<'_>, args: &Verb, process: &
         return Ok(engine.clone());
     }
     let engine = bench.engine(&args.world, process)?;
+    bench.say_how(engine.as_ref());
     *kept = Some((asked, engine.clone()));
     Ok(engine)
 }

@@ -65,6 +65,9 @@ impl Node {
             Self::Item(_, Item::Link { target }) => Kind::Link(target.into()),
             Self::Spot(spot) => {
                 let kind = spot.metadata.file_type();
+                if let Some((bits, device)) = files::device(&spot.path, &spot.metadata)? {
+                    return Ok(Kind::Device(bits, device));
+                }
                 match () {
                     () if kind.is_dir() => Kind::Folder,
                     () if kind.is_symlink() => Kind::Link(std::fs::read_link(&spot.path)?),
@@ -130,7 +133,8 @@ impl Tree<'_> {
     pub fn root(&self) -> io::Result<Option<Node>> {
         match self {
             Self::Context(_) => Ok(Some(Node::Item(String::new(), Item::Folder))),
-            Self::Layers(view) => Ok(view.root()?.map(Node::Spot)),
+            // without layers there is a root all the same
+            Self::Layers(view) => Ok(view.root()?.map(Node::Spot).or(Some(Node::Item(String::new(), Item::Folder)))),
         }
     }
 
@@ -176,7 +180,7 @@ impl Tree<'_> {
         let reading = |error| disk(format!("`{source}`"))(error);
         let path = clean(Path::new(source));
         if !has_wildcard(source) {
-            let node = self.locate(source, true).map_err(reading)?;
+            let node = self.locate(&path.to_string_lossy(), true).map_err(reading)?;
             let node = node.ok_or_else(|| Failure::step(format!("`{source}` is not there")))?;
             return Ok(vec![(path.file_name().unwrap_or_default().to_owned(), node)]);
         }

@@ -70,7 +70,7 @@ impl View {
         for layer in &folder.folders {
             let path = layer.join(name);
             let Some(metadata) = files::stat(&path)? else { continue };
-            if files::is_whiteout(&metadata) {
+            if files::is_whiteout(&path, &metadata)? {
                 break;
             }
             match &mut found {
@@ -97,8 +97,9 @@ impl View {
         if let [only] = &folder.folders[..] {
             let mut names = files::names(only)?;
             let mut problem = None;
-            names.retain(|name| match only.join(name).symlink_metadata() {
-                Ok(metadata) => !files::is_whiteout(&metadata),
+            let hidden = |path: PathBuf| files::is_whiteout(&path, &path.symlink_metadata()?);
+            names.retain(|name| match hidden(only.join(name)) {
+                Ok(hidden) => !hidden,
                 Err(error) => {
                     problem = Some(error);
                     false
@@ -109,7 +110,8 @@ impl View {
         let mut all = std::collections::BTreeMap::new();
         for layer in &folder.folders {
             for name in files::names(layer)? {
-                let hidden = files::is_whiteout(&layer.join(&name).symlink_metadata()?);
+                let path = layer.join(&name);
+                let hidden = files::is_whiteout(&path, &path.symlink_metadata()?)?;
                 all.entry(name.into_vec()).or_insert(!hidden);
             }
         }

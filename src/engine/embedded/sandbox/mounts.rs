@@ -14,40 +14,79 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag, mkdirat, mknodat};
 
 use super::child::{Broken, broken};
-use super::spec::{Mount, Spec, What};
+use super::spec::{Mount, Root, Spec, What};
+use crate::engine::embedded::files;
 
 const NONE: Option<&str> = None;
 /// How many links may be followed on the way to a mount's target.
 const MOST_LINKS: usize = 40;
 
 /// Device nodes of a sandbox: name, major, minor.
-const DEVICES: [(&str, u32, u32); 6] = [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+pub(super) const DEVICES: [(&str, u32, u32); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+
+/// Links beside them.
+pub(super) const LINKS: [(&str, &str); 6] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+    ("core", "/proc/kcore"),
+];
 
 /// Mounts everything and goes inside; returns what had to be made for it, relative to the root.
 pub(super) fn mount_all(spec: &Spec) -> Result<Vec<PathBuf>, Broken> {
     mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).map_err(broken("make mounts private"))?;
     nix::unistd::chdir(&spec.layers).map_err(broken("enter the store"))?;
-    overlay(&spec.lower, Some((&spec.upper, &spec.work)), Path::new(&spec.merged))?;
+    match spec.root {
+        Root::Overlay => overlay(&spec.lower, Some((&spec.upper, &spec.work)), Path::new(&spec.merged))?,
+        Root::Copied | Root::Chroot => {
+            mount(Some(spec.merged.as_str()), spec.merged.as_str(), NONE, MsFlags::MS_BIND, NONE).map_err(broken("bind the root"))?;
+        }
+    }
     mount(Some("memory"), spec.memory.as_str(), Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=0700"))
         .map_err(broken("mount memory"))?;
-    let root = nix::fcntl::open(Path::new(&spec.merged), OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
-        .map_err(broken("open the root"))?;
-    let mut inside = Inside { base: link_of(&root), root, stubs: Vec::new() };
-    inside.target(Path::new("/proc"), true)?;
+    let mut inside = Inside::open_root(Path::new(&spec.merged))?;
+    let proc = inside.target(Path::new("/proc"), true)?;
+    if !files::is_machine_root() {
+        // within a user namespace a new /proc may be mounted only beside one that shows as much
+        mount(Some("/proc"), &*own(&proc), NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE).map_err(broken("bind /proc"))?;
+    }
     let dev = inside.target(Path::new("/dev"), true)?;
     devices(&dev)?;
     let sys = inside.target(Path::new("/sys"), true)?;
     let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("sysfs"), &*own(&sys), Some("sysfs"), quiet | MsFlags::MS_RDONLY, NONE).map_err(broken("mount /sys"))?;
+    if mount(Some("sysfs"), &*own(&sys), Some("sysfs"), quiet | MsFlags::MS_RDONLY, NONE).is_err() {
+        // a user namespace may mount one only of a network of its own
+        mount(Some("/sys"), &*own(&sys), NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE).map_err(broken("bind /sys"))?;
+        let path = inside.path(Path::new("/sys"))?;
+        read_only(Path::new(&path)).map_err(broken("make /sys read-only"))?;
+    }
     mask(&format!("{}/firmware", inside.path(Path::new("/sys"))?));
     for (number, wanted) in spec.mounts.iter().enumerate() {
         inside.mount(wanted, number, spec)?;
     }
     nix::unistd::chdir(&*own(&inside.root)).map_err(broken("enter the root"))?;
-    nix::unistd::pivot_root(".", ".").map_err(broken("change the root"))?;
-    umount2(".", MntFlags::MNT_DETACH).map_err(broken("leave the old root"))?;
+    match nix::unistd::pivot_root(".", ".") {
+        Ok(()) => umount2(".", MntFlags::MNT_DETACH).map_err(broken("leave the old root"))?,
+        // the filter of a container that may mount, but not this; or a root that is no mount
+        Err(Errno::EPERM | Errno::EINVAL | Errno::ENOSYS) => {
+            mount(Some("."), "/", NONE, MsFlags::MS_MOVE, NONE).map_err(broken("move the root"))?;
+            nix::unistd::chroot(".").map_err(broken("change the root"))?;
+        }
+        Err(errno) => return Err(broken("change the root")(errno)),
+    }
     nix::unistd::chdir("/").map_err(broken("enter the root"))?;
     Ok(inside.stubs)
+}
+
+/// Whether parts of this process's /proc are hidden, as in a container: the kernel then lets a user namespace mount no whole one, and
+/// what is here has to do.
+pub(super) fn proc_is_covered() -> bool {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let mut points = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+    !files::is_machine_root() && points.any(|point| point.starts_with("/proc/") && point != "/proc/sys/fs/binfmt_misc")
 }
 
 /// What the kernel calls an open descriptor: a path for calls that take none.
@@ -64,7 +103,7 @@ fn overlay(lower: &[String], upper: Option<(&str, &str)>, target: &Path) -> Resu
     if let Some((upper, work)) = upper {
         options.push_str(&format!(",upperdir={upper},workdir={work},volatile"));
     }
-    options.push_str(",redirect_dir=off,index=off,metacopy=off,xino=off");
+    options.push_str(if files::is_machine_root() { ",redirect_dir=off,index=off,metacopy=off,xino=off" } else { ",userxattr,xino=off" });
     mount(Some("overlay"), target, Some("overlay"), MsFlags::empty(), Some(options.as_str())).map_err(broken("mount the layers"))
 }
 
@@ -81,8 +120,7 @@ fn devices(dev: &OwnedFd) -> Result<(), Broken> {
             mount(Some(&Path::new("/dev").join(name)), &at(name), NONE, MsFlags::MS_BIND, NONE).map_err(broken("bind a device"))?;
         }
     }
-    let links = [("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2")];
-    for (name, target) in links.into_iter().chain([("ptmx", "pts/ptmx"), ("core", "/proc/kcore")]) {
+    for (name, target) in LINKS {
         std::os::unix::fs::symlink(target, at(name)).map_err(broken("make a link in /dev"))?;
     }
     for name in ["pts", "shm", "mqueue"] {
@@ -105,6 +143,23 @@ pub(super) fn mask(path: &str) {
     }
 }
 
+/// Makes the mount at `path` and those below it read-only. What else they forbid stays: a user namespace could not take it away.
+fn read_only(path: &Path) -> std::io::Result<()> {
+    #[repr(C)]
+    struct Attributes {
+        set: u64,
+        clear: u64,
+        propagation: u64,
+        namespace: u64,
+    }
+    let attributes = Attributes { set: libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID, clear: 0, propagation: 0, namespace: 0 };
+    let text = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+    let (flags, size) = (libc::AT_RECURSIVE, size_of::<Attributes>());
+    // SAFETY: path and attributes live as long as the call and are laid out as mount_setattr(2) wants them
+    let code = unsafe { libc::syscall(libc::SYS_mount_setattr, libc::AT_FDCWD, text.as_ptr(), flags, &raw const attributes, size) };
+    if code < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Makes what is at `path` read-only.
 pub(super) fn freeze(path: &str) {
     if mount(Some(path), path, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE).is_ok() {
@@ -113,10 +168,12 @@ pub(super) fn freeze(path: &str) {
     }
 }
 
-struct Inside {
+/// A root seen from outside: no path in it leads out of it.
+pub(super) struct Inside {
     root: OwnedFd,
     base: PathBuf,
-    stubs: Vec<PathBuf>,
+    /// What had to be made, relative to the root.
+    pub stubs: Vec<PathBuf>,
 }
 
 fn in_root(flags: OFlag) -> OpenHow {
@@ -124,6 +181,17 @@ fn in_root(flags: OFlag) -> OpenHow {
 }
 
 impl Inside {
+    pub fn open_root(path: &Path) -> Result<Self, Broken> {
+        let root = nix::fcntl::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
+        let root = root.map_err(broken("open the root"))?;
+        Ok(Self { base: link_of(&root), root, stubs: Vec::new() })
+    }
+
+    /// As [`Inside::target`], its real path.
+    pub fn real_target(&mut self, path: &Path, folder: bool) -> Result<PathBuf, Broken> {
+        self.target(path, folder).map(|fd| link_of(&fd))
+    }
+
     fn open(&self, path: &Path, flags: OFlag) -> Result<OwnedFd, Errno> {
         let relative = path.strip_prefix("/").unwrap_or(path);
         let relative = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
@@ -187,6 +255,8 @@ impl Inside {
             let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
             nix::fcntl::openat(&fd, name, flags, Mode::from_bits_truncate(0o644))?;
         }
+        // whatever the umask of this process
+        let _ = files::set_mode(&path.join(name), if folder { 0o755 } else { 0o644 });
         if let Some(before) = before {
             restore_times(&path, &before);
         }
@@ -214,8 +284,8 @@ impl Inside {
                 let path = Path::new(&spec.memory).join(number.to_string());
                 let write = || -> std::io::Result<()> {
                     std::fs::File::create_new(&path)?.write_all(bytes)?;
-                    crate::engine::embedded::files::set_owner(&path, *uid, *gid)?;
-                    crate::engine::embedded::files::set_mode(&path, *mode)
+                    files::set_owner(&path, *uid, *gid)?;
+                    files::set_mode(&path, *mode)
                 };
                 write().map_err(broken(what()))?;
                 nix::fcntl::open(&path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).map_err(broken(what()))?
@@ -235,14 +305,14 @@ impl Inside {
             // what was just mounted lies at the path, not at the descriptor opened before
             let fd = self.open(&Path::new("/").join(link_of(&fd).strip_prefix(&self.base).unwrap_or(target)), OFlag::empty());
             let fd = fd.map_err(broken(what()))?;
-            let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | MsFlags::MS_NOSUID;
-            mount(NONE, &*own(&fd), NONE, flags, NONE).map_err(broken(what()))?;
+            read_only(&link_of(&fd)).map_err(broken(what()))?;
         }
         Ok(())
     }
 }
 
-fn restore_times(path: &Path, before: &std::fs::Metadata) {
+/// Gives a folder back the times that it had.
+pub(super) fn restore_times(path: &Path, before: &std::fs::Metadata) {
     use nix::sys::stat::{UtimensatFlags, utimensat};
     use nix::sys::time::TimeSpec;
     let (accessed, modified) = (TimeSpec::new(before.atime(), before.atime_nsec()), TimeSpec::new(before.mtime(), before.mtime_nsec()));
