@@ -60,7 +60,15 @@ pub(in crate::engine::embedded) fn run(
     let start = |error: io::Error| Failure::infra(format!("the sandbox can't be started: {error}"));
     let (mut socket, theirs) = UnixStream::pair().map_err(start)?;
     let mut command = Command::new(runner);
-    command.arg(ARGUMENT).env_clear().stdin(OwnedFd::from(theirs)).stdout(Stdio::piped()).stderr(Stdio::piped()).current_dir("/");
+    // a process that lives for moments has no use for huge pages, and would clear some at its start
+    command
+        .arg(ARGUMENT)
+        .env_clear()
+        .env("MIMALLOC_ALLOW_THP", "0")
+        .stdin(OwnedFd::from(theirs))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .current_dir("/");
     let mut child = command.spawn().map_err(start)?;
     drop(command);
     let mut pipes = Pipes::of(&mut child).map_err(start)?;
