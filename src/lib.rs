@@ -19,6 +19,7 @@ pub mod platform;
 pub mod problem;
 pub mod reason;
 pub mod reference;
+pub mod scrub;
 pub mod stamp;
 mod text;
 

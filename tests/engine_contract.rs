@@ -15,9 +15,9 @@ use igraph::dockerfile::{self, Configs, Dockerfile, EntryKind, Ignore, Resolved}
 use igraph::engine::docker::{Builder, DockerEngine, DockerOptions, EndpointInputs, choose_endpoint};
 use igraph::engine::embedded::{EmbeddedEngine, EmbeddedOptions};
 use igraph::engine::fake::FakeEngine;
-use igraph::engine::{Attempt, BuildRequest, ContextInput, Engine, ExportSink, Network, Output, SecretSource, TestRequest};
+use igraph::engine::{Attempt, BuildRequest, ContextInput, Engine, ExportSink, Limits, Network, Output, SecretSource, TestRequest};
 use igraph::event::Stream;
-use igraph::failure::{Failure, FailureClass};
+use igraph::failure::{Failure, FailureClass, Retry};
 use igraph::image::{EngineImage, ImageConfig, ImageSource};
 use igraph::platform::Platform;
 use igraph::problem::Source;
@@ -167,6 +167,7 @@ impl World {
             no_cache: asked.no_cache,
             proxies: &asked.proxies,
             throwaway: asked.throwaway,
+            scrub: &Default::default(),
         };
         self.engine.build(&request, &self.attempt())
     }
@@ -373,6 +374,22 @@ contract! {
             && name.contains("igraph/contract:")));
     };
 
+    apt_that_ignored_its_indexes: |world| {
+        if !world.real() {
+            return;
+        }
+        let update = "mark='W: Some index' && echo \"$mark files failed to download. They have been ignored, or old ones used instead.\"";
+        for (number, behind) in ["", "RUN echo no package; exit 100\n"].into_iter().enumerate() {
+            let failure = world.build(&format!("FROM base\nRUN : {number} && {update}\n{behind}")).unwrap_err();
+            assert_eq!((failure.class, failure.retry), (FailureClass::Infra, Retry::Backoff), "{failure:?}");
+            let told = failure.message.contains("apt went on without its indexes") && failure.message.contains("(images/x/Dockerfile:2)");
+            assert!(told, "{failure:?}");
+        }
+        // a step that failed by itself is told by its own log
+        let failure = world.build("FROM base\nRUN echo fine\nRUN exit 100\n").unwrap_err();
+        assert_eq!(failure.class, FailureClass::Step, "{failure:?}");
+    };
+
     an_onbuild_step_fails_with_its_from: |world| {
         let parent = world.build("FROM base\nONBUILD RUN exit 6\n").unwrap();
         let failure = world
@@ -524,14 +541,14 @@ contract! {
         let drop_it = world.build(&format!("FROM base\nENV DROP={}\n", owner(&world))).unwrap();
         let throwaway = world.build_with(&format!("FROM base\nENV THROW={}\n", owner(&world)), |asked| asked.throwaway = true).unwrap();
         let kept = BTreeSet::from([keep.id, world.base.id]);
-        let would = world.engine.collect(&kept, true).unwrap();
+        let would = world.engine.collect(&kept, &Limits::default(), true).unwrap();
         assert_eq!(would.images, 2);
         assert!(world.engine.find(drop_it.id).unwrap().is_some());
-        assert_eq!(world.engine.collect(&kept, false).unwrap().images, 2);
+        assert_eq!(world.engine.collect(&kept, &Limits::default(), false).unwrap().images, 2);
         assert!(world.engine.find(keep.id).unwrap().is_some() && world.engine.find(world.base.id).unwrap().is_some());
         assert_eq!(world.engine.find(throwaway.id).unwrap(), None);
         assert_eq!(world.engine.find(drop_it.id).unwrap(), None);
-        assert_eq!(world.engine.collect(&kept, false).unwrap().images, 0);
+        assert_eq!(world.engine.collect(&kept, &Limits::default(), false).unwrap().images, 0);
     };
 }
 
@@ -688,8 +705,8 @@ fn containers_of_dead_runs_are_collected() {
         world.docker_cli(&["create", "--network", "none", "--label", &labels[0], "--label", &labels[1], &world.base.handle, "sleep", "1"]);
     }
     let kept = BTreeSet::from([world.base.id]);
-    assert_eq!(world.engine.collect(&kept, true).unwrap().containers, 1);
-    assert_eq!(world.engine.collect(&kept, false).unwrap().containers, 1);
+    assert_eq!(world.engine.collect(&kept, &Limits::default(), true).unwrap().containers, 1);
+    assert_eq!(world.engine.collect(&kept, &Limits::default(), false).unwrap().containers, 1);
     assert_eq!(world.docker_cli(&["ps", "-aq", "--filter", &format!("label=igraph.owner={foreign}")]).len(), 1);
     assert_eq!(world.docker_cli(&["ps", "-aq", "--filter", &format!("label=igraph.owner={own}")]).len(), 1);
 }

@@ -29,13 +29,6 @@ fn tree(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     found
 }
 
-/// The id that `build --show-output` tells.
-fn built(world: &Daemonless, label: &str) -> ImageId {
-    let out = world.igraph(&format!("build --show-output {label}")).with(0).out;
-    let line = out.lines().find(|line| line.starts_with(&format!("{label}\t"))).unwrap_or_else(|| panic!("{out}"));
-    line.split('\t').next_back().unwrap().parse().unwrap()
-}
-
 #[test]
 fn layouts_and_archives_are_the_image_and_nothing_else() {
     let Some(world) = Daemonless::new("layouts_and_archives") else { return };
@@ -47,7 +40,7 @@ fn layouts_and_archives_are_the_image_and_nothing_else() {
     world.igraph("export //app:9 oci:../out").with(2).says("there is no //app:9");
     world.igraph("export //app:1 out").with(2).says("write oci:DIR, docker-archive:FILE or docker:");
     world.igraph("test //app:1 //app:2").with(0);
-    let id = built(&world, "//app:1");
+    let id = world.id("//app:1");
 
     world.igraph("export //app:1 oci:../out").with(0).says("as team/app:1, team/app:latest, other:one");
     world.igraph("export //app:1 oci:../again").with(0);
@@ -118,7 +111,7 @@ fn a_docker_engine_takes_it_under_its_names() {
     let Some(world) = Daemonless::new("a_docker_engine_takes_it") else { return };
     let Some(daemon) = Dockerd::shared("a_docker_engine_takes_it") else { return };
     world.igraph("test //app:1").with(0);
-    let id = built(&world, "//app:1");
+    let id = world.id("//app:1");
     let export = |line: &str| {
         let mut command = world.command(line);
         command.env("DOCKER_HOST", daemon.url());

@@ -7,7 +7,8 @@ use std::time::Duration;
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 
 use super::values::{
-    Destination, EngineChoice, ExportTarget, PathList, RegistryTarget, RunSelector, StandIn, parse_count, parse_jobs, parse_timeout,
+    Destination, EngineChoice, ExportTarget, PathList, RegistryTarget, RunSelector, StandIn, parse_count, parse_jobs, parse_size,
+    parse_timeout,
 };
 
 /// Builds, tests, aliases and pushes a catalogue of container images: only what changed, and exactly what was tested.
@@ -101,6 +102,12 @@ pub enum Command {
     /// its tests have passed. What is written depends on the image alone: exported twice, it is the same byte for byte.
     Export(Export),
 
+    /// Checks that an image is what its record says, or builds it again and compares
+    ///
+    /// Reads every layer of the image from the engine and compares its digest. With --rebuild it builds the image again
+    /// without any cache, records nothing, and shows the first file that differs; exits 1 where one does.
+    Verify(Verify),
+
     /// Loads and checks all build files and Dockerfiles, and runs nothing
     ///
     /// Reports all problems at once, each with its place. Needs no engine.
@@ -121,8 +128,9 @@ pub enum Command {
 
     /// Removes what no record needs
     ///
-    /// Keeps the last five results of each node and the newest 50 runs; removes older ones, and from Docker the content
-    /// tags, containers and images that igraph made and no kept result needs.
+    /// Keeps the last five results of each node, those that the present inputs and names need, and the newest 50 runs;
+    /// removes older ones, and from the engine the images, layers, content tags and containers that igraph made and no
+    /// kept result needs.
     Gc(Gc),
 
     /// Tells which engines work here, and what to install where they don't
@@ -503,6 +511,14 @@ pub struct Gc {
     #[arg(short = 'n', long)]
     pub dry_run: bool,
 
+    /// Removes what the embedded engine's caches keep and was of no use for this long, like 7d; 14d unless said
+    #[arg(long, value_name = "DURATION", value_parser = parse_timeout)]
+    pub max_age: Option<Duration>,
+
+    /// Removes what the embedded engine's caches keep, least recently used first, until its store takes no more than this, like 20GB
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub max_size: Option<u64>,
+
     /// The engine: docker, docker=URL for the daemon at that address, or embedded
     #[arg(long, value_name = "ENGINE")]
     pub engine: Option<EngineChoice>,
@@ -526,6 +542,21 @@ pub struct Export {
     /// docker:URL into the one at that address.
     #[arg(value_name = "DESTINATION")]
     pub destination: ExportTarget,
+
+    #[command(flatten)]
+    pub world: World,
+}
+
+/// Arguments of `verify`.
+#[derive(Clone, Debug, Group)]
+pub struct Verify {
+    /// The image, like //debian/jessie:4.2.1
+    #[arg(value_name = "LABEL")]
+    pub label: String,
+
+    /// Builds it again without any cache, and compares
+    #[arg(long)]
+    pub rebuild: bool,
 
     #[command(flatten)]
     pub world: World,

@@ -90,6 +90,7 @@ fn works(command: &Command) -> bool {
             | Command::Update(_)
             | Command::Outdated(_)
             | Command::Export(_)
+            | Command::Verify(_)
     )
 }
 
@@ -105,6 +106,7 @@ fn dispatch(command: &Command, context: &Context<'_>) -> Result<Exit, Error> {
         Command::Outdated(args) => commands::bases::outdated(args, context),
         Command::Update(args) => commands::bases::update(args, context),
         Command::Export(args) => commands::export::run(args, context),
+        Command::Verify(args) => commands::verify::run(args, context),
         Command::Check(args) => commands::check::run(args, context),
         Command::State(State::Save { file }) => commands::state::save(file, context),
         Command::State(State::Load { file, no_wait }) => commands::state::load(file, *no_wait, context),

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::reference::Reference;
-use crate::spec::parse_duration;
+use crate::spec::{DOCKER_URLS, is_docker_url, parse_duration};
 
 /// Why a value is none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,7 +43,7 @@ pub enum ValueError {
     #[error("there is no engine `{0}`: write `docker`, `docker=URL` or `embedded`")]
     Engine(String),
     /// An address that is none of a daemon.
-    #[error("`{0}` is no address of a Docker daemon: write unix:///PATH, tcp://HOST:PORT, http://HOST:PORT or https://HOST:PORT")]
+    #[error("`{0}` is no address of a Docker daemon: write {DOCKER_URLS}")]
     DockerUrl(String),
     /// No place for an image.
     #[error("`{0}` is no destination: write oci:DIR, docker-archive:FILE or docker:")]
@@ -54,6 +54,9 @@ pub enum ValueError {
     /// No run.
     #[error("`{0}` is no run: write an id as `igraph log list` shows it, `last`, or `last~N` for the Nth before it")]
     Run(String),
+    /// No size.
+    #[error("`{0}` is no size: write a whole number and its unit, like 500MB or 20GB")]
+    Size(String),
     /// No duration.
     #[error("`{0}` is no duration: write a whole number and its unit, like 500ms, 30s, 5m or 1h30m")]
     Duration(String),
@@ -198,8 +201,7 @@ impl fmt::Display for ExportTarget {
 
 /// The address of a Docker daemon.
 fn docker_url(url: &str) -> Result<String, ValueError> {
-    let known = ["unix://", "tcp://", "http://", "https://"].iter().any(|scheme| url.len() > scheme.len() && url.starts_with(scheme));
-    if known { Ok(url.to_owned()) } else { Err(ValueError::DockerUrl(url.to_owned())) }
+    if is_docker_url(url) { Ok(url.to_owned()) } else { Err(ValueError::DockerUrl(url.to_owned())) }
 }
 
 /// `@-` or `@FILE`: where a list of paths, one a line, comes from.
@@ -331,6 +333,29 @@ pub fn parse_timeout(text: &str) -> Result<Duration, ValueError> {
     }
 }
 
+/// A size in bytes: a whole number, with `kB`, `MB`, `GB`, `TB` or `KiB`, `MiB`, `GiB`, `TiB` behind it or nothing.
+///
+/// # Errors
+/// Where the text is none.
+pub fn parse_size(text: &str) -> Result<u64, ValueError> {
+    let fail = || ValueError::Size(text.to_owned());
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let number: u64 = text[..digits].parse().map_err(|_| fail())?;
+    let unit: u64 = match text[digits..].trim_start() {
+        "" | "B" => 1,
+        "kB" | "KB" => 1000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "TB" => 1_000_000_000_000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        _ => return Err(fail()),
+    };
+    number.checked_mul(unit).ok_or_else(fail)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -371,6 +396,16 @@ mod tests {
     }
 
     #[test]
+    fn sizes() {
+        for (text, bytes) in [("0", 0), ("5B", 5), ("500MB", 500_000_000), ("2 GiB", 2 << 30)] {
+            assert_eq!(parse_size(text), Ok(bytes));
+        }
+        for text in ["", "GB", "1.5GB", "-1", "3 apples", "99999999999TB"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn export_targets() {
         for text in ["oci:dir", "docker-archive:x.tar", "docker:", "docker:tcp://h:1"] {
             assert_eq!(text.parse::<ExportTarget>().unwrap().to_string(), text);
@@ -385,6 +420,7 @@ mod tests {
         assert_eq!("docker".parse(), Ok(EngineChoice::Docker(None)));
         assert_eq!("embedded".parse(), Ok(EngineChoice::Embedded));
         assert_eq!("docker=tcp://h:1".parse(), Ok(EngineChoice::Docker(Some("tcp://h:1".into()))));
+        assert_eq!("docker=ssh://me@h".parse(), Ok(EngineChoice::Docker(Some("ssh://me@h".into()))));
         for text in ["docker=", "docker=/var/run/docker.sock", "docker=unix://", "podman", ""] {
             assert!(text.parse::<EngineChoice>().is_err(), "{text}");
         }

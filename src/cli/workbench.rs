@@ -12,10 +12,10 @@ use super::error::Error;
 use super::program::Context;
 use super::values::{EngineChoice, StandInSource};
 use crate::clock::Clock;
-use crate::engine::Engine;
 use crate::engine::docker::{self, Builder, DockerEngine, DockerOptions};
 use crate::engine::embedded::{self, EmbeddedEngine, EmbeddedOptions};
 use crate::engine::fake::FakeEngine;
+use crate::engine::{Engine, EngineIdentity};
 use crate::failure::{Failure, Retry};
 use crate::graph::{Body, Graph, StandIn, StandIns};
 use crate::keys::FileDigests;
@@ -246,12 +246,17 @@ impl<'a> Workbench<'a> {
 
     /// The engine's kind and results version, for keys: known without asking it.
     pub fn engine_identity(&self, world: &args::World) -> String {
-        let identity = match choice(self, world) {
+        in_words(&match choice(self, world) {
             Choice::Docker(_) => DockerEngine::IDENTITY,
             Choice::Embedded => EmbeddedEngine::IDENTITY,
             Choice::Fake => FakeEngine::IDENTITY,
-        };
-        format!("{} {}", identity.kind, identity.results_version)
+        })
+    }
+
+    /// That of every engine whose results the records may hold, and of the one chosen.
+    pub fn engine_identities(&self, world: &args::World) -> BTreeSet<String> {
+        let real = [DockerEngine::IDENTITY, EmbeddedEngine::IDENTITY];
+        real.iter().map(in_words).chain([self.engine_identity(world)]).collect()
     }
 
     /// Whose content tags are this workspace's on a daemon that others use too.
@@ -267,6 +272,13 @@ impl<'a> Workbench<'a> {
     /// Where that was tried and failed.
     pub fn enter(&self, world: &args::World) -> Result<(), Error> {
         if matches!(choice(self, world), Choice::Embedded) { enter_user_namespace() } else { Ok(()) }
+    }
+
+    /// Says how the engine works here, where it could work better.
+    pub fn say_how(&self, engine: &dyn Engine) {
+        if !engine.advice().is_empty() && !self.context.global.quiet {
+            self.context.printer.warn(format_args!("engine {}; `igraph doctor` tells what would be better", engine.description()));
+        }
     }
 
     /// Connects to the engine, for a run where there is one.
@@ -341,6 +353,11 @@ pub fn connect(
         scratch,
         environment: Arc::new(super::environment::secret),
     })?))
+}
+
+/// Kind and results version, as keys hold them.
+fn in_words(identity: &EngineIdentity) -> String {
+    format!("{} {}", identity.kind, identity.results_version)
 }
 
 enum Choice {

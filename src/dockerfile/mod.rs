@@ -39,6 +39,7 @@ pub use instruction::{
 };
 pub use listing::{Listing, list_context};
 pub use parse::{SUBJECT, parse, parse_test};
+pub use resolve::is_proxy;
 pub use resolved::{
     Configs, Environment, Feature, FromTarget, ImageUse, NoConfigs, Request, Resolved, ResolvedStage, Secret, Ssh, Step, UseKind,
 };

@@ -16,6 +16,7 @@ use crate::failure::Failure;
 use crate::image::{EngineImage, ImageConfig, ImageSource};
 use crate::platform::Platform;
 use crate::problem::Problem;
+pub use crate::scrub::Scrub;
 
 /// What keys know of an engine: its kind, and an integer of ours that rises when results would change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +79,8 @@ pub struct BuildRequest<'a> {
     pub proxies: &'a BTreeMap<String, String>,
     /// Leave no content tag behind: a test's throwaway image.
     pub throwaway: bool,
+    /// Files that are left out of the layers of RUN steps, which see them all the same.
+    pub scrub: &'a BTreeSet<Scrub>,
 }
 
 /// Commands to run on an image in one throwaway root, in order; the first that fails ends it.
@@ -96,12 +99,30 @@ pub struct TestRequest<'a> {
     pub proxies: &'a BTreeMap<String, String>,
 }
 
+/// What an engine lacks on this machine to work better.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Advice {
+    /// What is missing.
+    pub lacks: String,
+    /// The command that mends it.
+    pub command: String,
+}
+
 /// Takes what [`Engine::export`] reads. Order is the engine's; each image's config comes once, each wanted layer once.
 pub trait ExportSink {
     /// The exact bytes of an image's config.
     fn config(&mut self, id: ImageId, bytes: &[u8]) -> Result<(), Failure>;
     /// The uncompressed tar of a layer.
     fn layer(&mut self, diff_id: Digest, tar: &mut dyn Read) -> Result<(), Failure>;
+}
+
+/// How much of what no record needs may stay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// What was of no use for so long goes; `None`: as long as the engine thinks right.
+    pub age: Option<Duration>,
+    /// All that the engine keeps should take no more bytes than this; what was of no use for longest goes first.
+    pub size: Option<u64>,
 }
 
 /// What an engine keeps, and what was removed.
@@ -113,6 +134,10 @@ pub struct Collected {
     pub containers: usize,
     /// Bytes freed, as far as the engine says.
     pub bytes: u64,
+    /// Layers and folders of the engine's own caches removed.
+    pub cached: usize,
+    /// Bytes that stay, where the engine knows.
+    pub left: Option<u64>,
 }
 
 /// A builder of images and runner of tests.
@@ -122,6 +147,11 @@ pub trait Engine: Send + Sync {
 
     /// For records and people: like `docker 20.10.24 at unix:///var/run/docker.sock (overlay2, BuildKit)`.
     fn description(&self) -> String;
+
+    /// What would make it better here; empty where it has all that it uses.
+    fn advice(&self) -> Vec<Advice> {
+        Vec::new()
+    }
 
     /// What of this build the engine can't do, with the line and the way out; asked before anything runs.
     fn refusals(&self, dockerfile: &Dockerfile, resolved: &Resolved, secrets_or_ssh: bool) -> Vec<Problem>;
@@ -159,6 +189,7 @@ pub trait Engine: Send + Sync {
     /// Lets go of a throwaway image.
     fn discard(&self, image: &EngineImage) -> Result<(), Failure>;
 
-    /// Removes what igraph made here and no record needs: content tags whose image is not in `keep`, containers of dead runs.
-    fn collect(&self, keep: &BTreeSet<ImageId>, dry_run: bool) -> Result<Collected, Failure>;
+    /// Removes what igraph made here and no record needs: content tags whose image is not in `keep`, containers of dead runs, and
+    /// what is beyond the limits of caches that are the engine's own.
+    fn collect(&self, keep: &BTreeSet<ImageId>, limits: &Limits, dry_run: bool) -> Result<Collected, Failure>;
 }

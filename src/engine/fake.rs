@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::digest::{Digest, ImageId, Key};
 use crate::dockerfile::{Command, CommandLine, Dockerfile, FromTarget, Resolved, ResolvedStage};
-use crate::engine::{Attempt, BuildRequest, Collected, Engine, EngineIdentity, ExportSink, TestRequest};
+use crate::engine::{Attempt, BuildRequest, Collected, Engine, EngineIdentity, ExportSink, Limits, TestRequest};
 use crate::event::Stream;
 use crate::failure::Failure;
 use crate::image::{Compression, EngineImage, ImageConfig, ImageSource};
@@ -532,7 +532,7 @@ impl Engine for FakeEngine {
         Ok(())
     }
 
-    fn collect(&self, keep: &BTreeSet<ImageId>, dry_run: bool) -> Result<Collected, Failure> {
+    fn collect(&self, keep: &BTreeSet<ImageId>, _: &Limits, dry_run: bool) -> Result<Collected, Failure> {
         let mut state = self.state();
         state.called(Call::Collect { keep: keep.len(), dry_run });
         let dead = |id: &ImageId, stored: &Stored| stored.throwaway || !keep.contains(id);
@@ -542,6 +542,6 @@ impl Engine for FakeEngine {
             let named: BTreeSet<ImageId> = state.names.values().copied().collect();
             state.images.retain(|id, _| named.contains(id) || !gone.contains(id));
         }
-        Ok(Collected { images: gone.len(), containers: 0, bytes: 0 })
+        Ok(Collected { images: gone.len(), ..Collected::default() })
     }
 }

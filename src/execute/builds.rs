@@ -10,11 +10,13 @@ use super::world::{Job, JobEnd, Lookup, World};
 use crate::access::SecretSource;
 use crate::component::Component;
 use crate::digest::Key;
+use crate::dockerfile::Resolved;
 use crate::engine::{Attempt, BuildRequest, Engine};
 use crate::event::{NodeKind, Outcome};
 use crate::failure::{Failure, FailureClass, Retry};
-use crate::graph::{ImageNode, NodeIndex};
+use crate::graph::{Body, ImageNode, NodeIndex};
 use crate::image::EngineImage;
+use crate::keys::Own;
 use crate::plan::{Decision, PastResult, Value, used};
 use crate::record::{Facts, ResultRecord, Settlement, Verdict};
 use crate::spec;
@@ -117,33 +119,9 @@ pub(super) fn run(world: &World<'_>, index: NodeIndex, image: &ImageNode<'_>, jo
     let lost = LostNode::default();
     let terms = Terms { policy: world.policy(&spec.retries), step_too: false, timeout: spec.timeout.or(world.options.timeout) };
     let attempts = attempts::attempt(world, &label, &terms, |attempt, number| {
-        let engine = world.engine.engine()?;
-        let secrets = world.secrets(spec);
-        let ssh = agents(world, spec);
-        refuse(engine.as_ref(), image, &resolved)?;
-        let references = references(world, &used(&own, &image.parents), lookup, attempt, &lost)?;
-        let built = engine.build(
-            &BuildRequest {
-                slug: &slug(&node.owner.to_string()),
-                key,
-                dockerfile: &image.dockerfile.parsed,
-                resolved: &resolved,
-                references: &references,
-                context_root: &world.root.join(&*spec.context),
-                context: &own.inputs.context,
-                args: &spec::image_arguments(spec),
-                platform: &node.platform,
-                network: spec.network,
-                secrets: &secrets,
-                ssh: &ssh,
-                epoch: world.catalogue.workspace.epoch,
-                no_cache: job.no_cache || number > 1,
-                proxies: world.proxies,
-                throwaway: false,
-            },
-            attempt,
-        )?;
-        let config = engine.config(&built)?;
+        let how = How { key, no_cache: job.no_cache || number > 1, throwaway: false };
+        let built = build(world, index, image, &own, &resolved, &how, lookup, &lost, attempt)?;
+        let config = world.engine.engine()?.config(&built)?;
         Ok((built, config))
     });
     if let Some(node) = lost.take() {
@@ -178,6 +156,78 @@ pub(super) fn run(world: &World<'_>, index: NodeIndex, image: &ImageNode<'_>, jo
     }
 }
 
+/// What of a build is not the image's own.
+struct How {
+    key: Key,
+    no_cache: bool,
+    throwaway: bool,
+}
+
+/// One try at building.
+#[expect(clippy::too_many_arguments, reason = "what a build is made from comes from the plan, the world and the attempt")]
+fn build(
+    world: &World<'_>,
+    index: NodeIndex,
+    image: &ImageNode<'_>,
+    own: &Own,
+    resolved: &Resolved,
+    how: &How,
+    lookup: &Lookup<'_>,
+    lost: &LostNode,
+    attempt: &Attempt<'_>,
+) -> Result<EngineImage, Failure> {
+    let (node, spec) = (world.graph.node(index), image.spec);
+    let engine = world.engine.engine()?;
+    refuse(engine.as_ref(), image, resolved)?;
+    let references = references(world, &used(own, &image.parents), lookup, attempt, lost)?;
+    engine.build(
+        &BuildRequest {
+            slug: &slug(&node.owner.to_string()),
+            key: how.key,
+            dockerfile: &image.dockerfile.parsed,
+            resolved,
+            references: &references,
+            context_root: &world.root.join(&*spec.context),
+            context: &own.inputs.context,
+            args: &spec::image_arguments(spec),
+            platform: &node.platform,
+            network: spec.network,
+            secrets: &world.secrets(spec),
+            ssh: &agents(world, spec),
+            epoch: world.catalogue.workspace.epoch,
+            no_cache: how.no_cache,
+            proxies: world.proxies,
+            throwaway: how.throwaway,
+            scrub: &spec.scrub,
+        },
+        attempt,
+    )
+}
+
+/// Builds a settled image once more, without any cache, and records nothing. Who asked lets go of it with [`Engine::discard`].
+///
+/// # Errors
+/// Of the build; infra where an image that it stands on is nowhere to be had.
+pub fn rebuild(world: &World<'_>, index: NodeIndex, lookup: &Lookup<'_>, attempt: &Attempt<'_>) -> Result<EngineImage, Failure> {
+    let unknown = || Failure::infra("its Dockerfile is not known");
+    let Body::Image(image) = &world.graph.node(index).body else { return Err(unknown()) };
+    let label = world.graph.node(index).label();
+    let no_key = || Failure::infra(format!("the key of {label} can't be had"));
+    // of a fresh node the planner keeps traces alone, until it has to tell all
+    let (key, _) = world.planner.explain(index, &label, lookup).ok_or_else(no_key)?;
+    let own = world.planner.own(index).ok_or_else(unknown)?;
+    let resolved = own.resolved.clone().ok_or_else(unknown)?;
+    let lost = LostNode::default();
+    let how = How { key, no_cache: true, throwaway: true };
+    let built = build(world, index, image, &own, &resolved, &how, lookup, &lost, attempt);
+    match lost.take() {
+        Some(node) => Err(Failure::infra(format!("{} is in no engine and no registry any more", world.graph.node(node).label()))
+            .retry(Retry::Never)
+            .hint("`igraph build --verify` makes it again")),
+        None => built,
+    }
+}
+
 fn stands_in(image: &ImageNode<'_>, lookup: &Lookup<'_>) -> bool {
     image
         .parents
@@ -194,7 +244,7 @@ fn agents(world: &World<'_>, spec: &crate::spec::Image) -> BTreeMap<String, Path
 }
 
 /// What the engine can't build is the user's to change, not a matter of trying again.
-fn refuse(engine: &dyn Engine, image: &ImageNode<'_>, resolved: &crate::dockerfile::Resolved) -> Result<(), Failure> {
+fn refuse(engine: &dyn Engine, image: &ImageNode<'_>, resolved: &Resolved) -> Result<(), Failure> {
     let secrets = !resolved.secrets.is_empty() || !resolved.ssh.is_empty();
     match engine.refusals(&image.dockerfile.parsed, resolved, secrets).into_iter().next() {
         None => Ok(()),

@@ -14,5 +14,6 @@ mod tests_of;
 mod world;
 
 pub use crate::plan::tested;
+pub use builds::rebuild;
 pub use run::{RunEnd, run};
 pub use world::{EngineFactory, Held, LazyEngine, Options, Stops, World};

@@ -105,6 +105,7 @@ impl Keys<'_> {
         let mut own = self.dockerfile(&read.parsed, resolved, files, spec.network, platform);
         own.components.extend(own.resolved.iter().flat_map(|resolved| mounts(resolved, spec)).collect::<Vec<_>>());
         own.more.push((node.dockerfile.path.clone(), Some(node.dockerfile.stamp)));
+        own.components.extend(spec.scrub.iter().map(|scrub| Component::new(format!("scrub {scrub}"), "left out")));
         if let Some(target) = &spec.target {
             own.components.push(Component::new("target", &**target));
         }

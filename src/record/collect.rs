@@ -30,8 +30,8 @@ pub struct Forgotten {
 }
 
 impl State {
-    /// Drops all but the newest `keep` results of each node, though never one under a key of `live`, and gives the space
-    /// back. A dry run changes nothing and tells what would be.
+    /// Drops all but the newest `keep` results of each node, though never one under a key of `live` or of an image that has a
+    /// name, and gives the space back. A dry run changes nothing and tells what would be.
     ///
     /// # Errors
     /// Of the database; then nothing is dropped.
@@ -58,7 +58,8 @@ fn forget(transaction: &Transaction<'_>, keep: usize, live: &[Key]) -> rusqlite:
                  SELECT seq, row_number() OVER (PARTITION BY node, platform, verdict = 'failed' ORDER BY rank DESC, seq DESC) AS place
                  FROM results
              ) WHERE place > ?1
-         ) AND seq NOT IN (SELECT seq FROM current WHERE key IN (SELECT key FROM temp.live))",
+         ) AND seq NOT IN (SELECT seq FROM current WHERE key IN (SELECT key FROM temp.live))
+         AND NOT (verdict <> 'failed' AND image IN (SELECT image FROM names UNION SELECT image FROM journal))",
         [i64::try_from(keep).unwrap_or(i64::MAX)],
     )?;
     // a key that another node's result still has is answered by that
@@ -131,7 +132,7 @@ mod tests {
         assert!(state.result(&key("a2")).unwrap().is_some(), "a dry run dropped something");
         let forgotten = state.forget(KEPT_RESULTS, &[key("a1")], false).unwrap();
         assert_eq!(rehearsed, forgotten);
-        assert_eq!((forgotten.results, forgotten.places), (3 + 4, 1));
+        assert_eq!((forgotten.results, forgotten.places), (2 + 4, 1));
         let needed = ["a0", "a1", "a4", "a5", "a6", "a7", "a8", "b"].map(|text| image(text).id);
         assert_eq!(forgotten.needed, BTreeSet::from(needed));
         assert_eq!((state.result(&key("a3")).unwrap(), state.components(&key("a3")).unwrap()), (None, None));

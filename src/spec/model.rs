@@ -2,7 +2,7 @@
 //! and reads nothing; paths are relative to the workspace root, `/`-separated, without `.` and `..`, empty for
 //! the root itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use crate::label::{Label, Package};
 use crate::platform::Platform;
 use crate::problem::{Place, Source};
 use crate::reference::Reference;
+use crate::scrub::Scrub;
 use crate::stamp::Stamp;
 
 /// Byte offsets into a build file.
@@ -214,6 +215,8 @@ pub struct Image {
     pub retries: RetryPolicy,
     /// Only its exact label matches it.
     pub manual: bool,
+    /// Files that are left out of the layers of its RUN steps.
+    pub scrub: BTreeSet<Scrub>,
     /// Where it is written.
     pub origin: Origin,
 }

@@ -229,6 +229,7 @@ fn read_image(
         timeout: own.timeout.or(package.timeout),
         retries: own.retries.on(package.retries.on(scope.retries)),
         manual: own.manual.or(package.manual).unwrap_or(false),
+        scrub: own.scrub.or_else(|| package.scrub.clone()).unwrap_or_default(),
         origin,
     };
     Entry::Image { image: Box::new(image), tests, untested }

@@ -1,7 +1,7 @@
 //! The fields that an `Image` may leave to its `Package`, and those that several rules share. Knows one build file,
 //! no other entry.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use crate::access::{Network, SecretSource};
 use crate::label::Package;
 use crate::platform::Platform;
 use crate::problem::{Problem, nearest};
+use crate::scrub::Scrub;
 
 /// Fields that a later version brings: what igraph says when it meets them. A field that arrives is removed here and
 /// added to its rule's schema.
@@ -22,7 +23,6 @@ pub const LATER: &[(&str, &str)] = &[
     ("probe", "freshness policies come with a later version"),
     ("settle", "freshness policies come with a later version"),
     ("until", "freshness policies come with a later version"),
-    ("scrub", "it comes with a later version"),
 ];
 
 /// What an `Image` says, and a `Package` for those of its images that don't.
@@ -40,6 +40,7 @@ pub const SETTINGS: &[Field] = &[
     ("timeout", "a duration in a string, like `\"30m\"`"),
     ("retries", "a whole number, like `2`, or the full form, like `(max: 2, delay: \"2s\")`"),
     ("manual", "`true` or `false`"),
+    ("scrub", "a list of known sets of files, like `[Debian]`"),
 ];
 
 const RETRIES: Schema = Schema {
@@ -110,6 +111,7 @@ pub struct Settings {
     pub timeout: Option<Duration>,
     pub retries: RetryChange,
     pub manual: Option<bool>,
+    pub scrub: Option<BTreeSet<Scrub>>,
 }
 
 impl Settings {
@@ -129,6 +131,7 @@ impl Settings {
             timeout: timeout(fields, sink),
             retries: retries(fields, scope.retries, sink),
             manual: fields.boolean("manual", sink),
+            scrub: scrub(fields, sink),
         }
     }
 }
@@ -191,6 +194,26 @@ pub fn variables(fields: &Fields<'_, '_>, name: &str, sink: &mut Sink<'_>) -> Te
 
 fn is_variable(text: &str) -> bool {
     !text.starts_with(|c: char| c.is_ascii_digit()) && !text.is_empty() && text.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_')
+}
+
+/// Sets of files to leave out of layers.
+fn scrub(fields: &Fields<'_, '_>, sink: &mut Sink<'_>) -> Option<BTreeSet<Scrub>> {
+    let mut found = BTreeSet::new();
+    for node in fields.list("scrub", sink)? {
+        match &node.kind {
+            Kind::Broken => {}
+            Kind::Word(word) => match word.parse() {
+                Ok(scrub) => drop(found.insert(scrub)),
+                Err(_) => {
+                    let known: Vec<String> = Scrub::ALL.iter().map(ToString::to_string).collect();
+                    let problem = sink.at(node.span, format!("`scrub` knows no files of `{word}`"));
+                    sink.problems.push(problem.hint(format!("it is `[{}]`", known.join(", "))));
+                }
+            },
+            _ => fields.wrong("scrub", node, sink),
+        }
+    }
+    Some(found)
 }
 
 /// What to build or test for.

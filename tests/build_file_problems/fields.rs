@@ -397,11 +397,11 @@ fn fields_of_later_versions() {
         1 | Package(refresh: "7d", rules: [Image(name: "1", scrub: true), Base(name: "b", provides: ["x:1"], from: Registry("x:2"), until: "2027-...
           |         ^^^^^^^
 
-        error: `scrub` is not there yet: it comes with a later version
-         --> images/a/BUILD.ron:1:49
+        error: `scrub` is a list of known sets of files, like `[Debian]`
+         --> images/a/BUILD.ron:1:56
           |
         1 | Package(refresh: "7d", rules: [Image(name: "1", scrub: true), Base(name: "b", provides: ["x:1"], from: Registry("x:2"), until: "2027-...
-          |                                                 ^^^^^
+          |                                                        ^^^^ this is the word `true`, without quotes
 
         error: `until` is not there yet: freshness policies come with a later version
          --> images/a/BUILD.ron:1:121

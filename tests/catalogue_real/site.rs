@@ -51,7 +51,7 @@ impl Site {
 
     /// A fresh daemon.
     pub fn daemon(test: &str) -> Option<Arc<Dockerd>> {
-        match Dockerd::start(&[]) {
+        match Dockerd::start() {
             Ok(daemon) => Some(Arc::new(daemon)),
             Err(why) => {
                 skip(test, &why);

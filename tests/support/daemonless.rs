@@ -4,6 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use igraph::digest::ImageId;
+
 use super::RootfsImage;
 
 /// A workspace in a folder of its own.
@@ -45,11 +47,16 @@ const RULES: &str = r#"Package(repository: "team/app", tests: [":smoke"], rules:
 impl Daemonless {
     /// `None`, said loudly, where the embedded engine can't run.
     pub fn new(test: &str) -> Option<Self> {
+        Self::below(test, &std::env::temp_dir())
+    }
+
+    /// The same, in a new folder below another one.
+    pub fn below(test: &str, parent: &Path) -> Option<Self> {
         if !nix::unistd::geteuid().is_root() {
             super::skip(test, "the embedded engine needs root");
             return None;
         }
-        let world = Self { folder: tempfile::Builder::new().prefix("ig-less-").tempdir().unwrap() };
+        let world = Self { folder: tempfile::Builder::new().prefix("ig-less-").tempdir_in(parent).unwrap() };
         world.write("w/BUILD.ron", "Workspace(packages: \"images\", registry: \"127.0.0.1:1\", retries: 0)\n");
         world.write(
             "w/images/base/BUILD.ron",
@@ -97,6 +104,13 @@ impl Daemonless {
         self.command_in(&self.path("w"), line)
     }
 
+    /// The id that `build --show-output` tells of an image.
+    pub fn id(&self, label: &str) -> ImageId {
+        let out = self.igraph(&format!("build --show-output {label}")).with(0).out;
+        let line = out.lines().find(|line| line.starts_with(&format!("{label}\t"))).unwrap_or_else(|| panic!("{out}"));
+        line.split('\t').next_back().unwrap().parse().unwrap()
+    }
+
     /// Runs it in `w`.
     pub fn igraph(&self, line: &str) -> Ended {
         ended(self.command(line))
@@ -117,6 +131,14 @@ pub fn ended(mut command: Command) -> Ended {
 
 // each test file uses a part
 const _: () = {
-    let _ = (Daemonless::new, Daemonless::path, Daemonless::command, Daemonless::igraph, Daemonless::igraph_in);
+    let _ = (
+        Daemonless::new,
+        Daemonless::below,
+        Daemonless::id,
+        Daemonless::path,
+        Daemonless::command,
+        Daemonless::igraph,
+        Daemonless::igraph_in,
+    );
     let _ = (Ended::with, Ended::says, ended);
 };

@@ -10,39 +10,32 @@ use crate::cli::args::Export;
 use crate::cli::error::Error;
 use crate::cli::exit::Exit;
 use crate::cli::program::Context;
+use crate::cli::settled;
 use crate::cli::values::ExportTarget;
 use crate::cli::workbench::{self, Workbench};
 use crate::digest::{Digest, ImageId};
 use crate::docker_archive;
-use crate::engine::{Attempt, Engine, ExportSink, Output};
+use crate::engine::{Attempt, Engine, ExportSink, Limits, Output};
 use crate::event::Stream;
 use crate::failure::{Failure, FailureClass, Retry};
-use crate::graph::{Body, Depth, Graph, GraphOptions, NodeIndex};
 use crate::image::{Compression, EngineImage, ImageConfig, ImageSource, LayerBlob};
-use crate::keys::Keys;
-use crate::label::{Label, NodeLabel};
-use crate::pattern::Selection;
-use crate::plan::{Decision, Planner, PlannerOptions, Records, Value};
+use crate::label::Label;
 use crate::platform::Platform;
 use crate::record::State;
 use crate::reference::Reference;
 use crate::registry::LayoutWriter;
-use crate::spec::Destination;
 
 /// Exports.
 pub fn run(args: &Export, context: &Context<'_>) -> Result<Exit, Error> {
     let bench = Workbench::load(context)?;
     bench.enter(&args.world)?;
-    let NodeLabel::Entry(label) = super::why::parse_label(&args.label, &bench)? else {
-        let message = format!("`{}` is no image of this workspace", args.label);
-        return Err(Error::Usage { message, hint: Some("write its label, like //debian/jessie:4.2.1".to_owned()) });
-    };
-    if !bench.catalogue.images.contains_key(&label) {
-        return Err(super::why::unknown(&label, &bench));
-    }
     let state = bench.state_read_only()?;
-    let chosen = choose(&bench, &state, &label, args)?;
-    let ended = Exporting { bench: &bench, state: &state, label: &label, chosen, args }.export();
+    let ended = settled::with(&bench, &state, &args.label, &args.world, |settled| {
+        let names = settled.names().map(|names| names.names.iter().map(|name| name.reference.clone()).collect()).unwrap_or_default();
+        let platform = settled.planner.graph.node(settled.index).platform.clone();
+        let chosen = Chosen { image: settled.image, platform, names };
+        Exporting { bench: &bench, state: &state, label: settled.label, chosen, args }.export()
+    });
     match (ended, context.signals.first()) {
         (Err(Error::Failure(failure)), Some(number)) if failure.class == FailureClass::Stopped => Ok(Exit::Signal(number)),
         (ended, _) => ended.map(|()| Exit::Done),
@@ -55,53 +48,6 @@ struct Chosen {
     platform: Platform,
     /// Its names, own first; none where they may not go along.
     names: Vec<Reference>,
-}
-
-/// The image that the label comes to with its present inputs, and its names, where its tests have passed.
-fn choose(bench: &Workbench<'_>, state: &State, label: &Label, args: &Export) -> Result<Chosen, Error> {
-    let lock = bench.lock()?;
-    let digests = bench.digests();
-    let records = Records::read(state, &lock)?;
-    let stand_ins = bench.stand_ins(&args.world);
-    let destination = Destination::Workspace(bench.catalogue.workspace.registry.clone());
-    let options = GraphOptions { depth: Depth::Tag, stand_ins: &stand_ins, destination: &destination, platform: &bench.platform };
-    let selected = Selection { labels: BTreeSet::from([label.clone()]), ..Selection::default() };
-    let graph = Graph::build(&bench.catalogue, &selected, &options, &records).map_err(Error::Problems)?;
-    bench.check_stand_ins(&graph, &stand_ins)?;
-    let keys = Keys {
-        root: bench.root(),
-        digests: &digests,
-        engine: bench.engine_identity(&args.world),
-        epoch: bench.catalogue.workspace.epoch,
-        build_platform: &bench.platform,
-    };
-    let planner = Planner::new(&graph, keys, &records, PlannerOptions::default());
-    let plan: BTreeMap<NodeIndex, Decision> = planner.plan().into_iter().collect();
-    let values = |index: NodeIndex| match plan.get(&index) {
-        Some(Decision::Fresh(value)) => Some(value.clone()),
-        _ => None,
-    };
-    let is_it = |index: &&NodeIndex| {
-        let node = graph.node(**index);
-        matches!(node.body, Body::Image(_)) && node.owner.entry() == Some(label)
-    };
-    let index = *graph.order().iter().find(is_it).ok_or_else(|| super::why::unknown(label, bench))?;
-    let image = match plan.get(&index) {
-        Some(Decision::Fresh(Value::Image { image, .. })) => *image,
-        Some(Decision::Broken(problems)) => return Err(Error::Problems(problems.clone())),
-        _ => {
-            let hint = Some(format!("`igraph test {label}` makes one; `igraph why {label}` tells what has changed"));
-            return Err(Error::Usage { message: format!("there is no image of {label} for its present inputs"), hint });
-        }
-    };
-    let stands_in = matches!(values(index), Some(Value::Image { stand_in: true, .. }));
-    let names = graph.order().iter().find_map(|other| match &graph.node(*other).body {
-        Body::Tags(names) if names.image == index && !stands_in => Some(names),
-        _ => None,
-    });
-    let names = names.filter(|names| planner.tested(names, &values).is_ok_and(|tested| tested.image() == image));
-    let names = names.map(|names| names.names.iter().map(|name| name.reference.clone()).collect()).unwrap_or_default();
-    Ok(Chosen { image, platform: graph.node(index).platform.clone(), names })
 }
 
 struct Exporting<'a> {
@@ -217,7 +163,7 @@ impl Exporting<'_> {
             docker.tag(&loaded, name)?;
         }
         if !self.chosen.names.is_empty() {
-            docker.collect(&BTreeSet::new(), false)?;
+            docker.collect(&BTreeSet::new(), &Limits::default(), false)?;
         }
         Ok(format!("image {} in {}", self.chosen.image.0.short(), docker.description()))
     }

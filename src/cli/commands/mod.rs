@@ -10,5 +10,6 @@ pub mod log;
 pub mod state;
 pub mod targets;
 pub mod verb;
+pub mod verify;
 pub mod watch;
 pub mod why;

@@ -1,6 +1,6 @@
 //! `state save`, `state load`, `clean`, `gc`, `root`: the records as a whole.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use crate::cli::args;
@@ -8,7 +8,13 @@ use crate::cli::error::Error;
 use crate::cli::exit::Exit;
 use crate::cli::program::Context;
 use crate::cli::workbench::{self, Workbench};
-use crate::record::Wait;
+use crate::digest::Key;
+use crate::engine::Limits;
+use crate::graph::{Depth, Graph, GraphOptions, NodeIndex, StandIns};
+use crate::keys::Keys;
+use crate::plan::{Decision, Planner, PlannerOptions, Records};
+use crate::record::{State, Wait};
+use crate::spec::Destination;
 
 /// Prints the workspace's root folder.
 pub fn root(context: &Context<'_>) -> Result<Exit, Error> {
@@ -62,9 +68,15 @@ pub fn gc(args: &args::Gc, context: &Context<'_>) -> Result<Exit, Error> {
     let world = args::World { engine: args.engine.clone(), ..args::World::default() };
     bench.enter(&world)?;
     let clock = crate::cli::clock::system();
+    let limits = Limits { age: args.max_age, size: args.max_size };
+    if limits != Limits::default() && !bench.engine_identity(&world).starts_with("embedded ") {
+        let message = "`--max-age` and `--max-size` are limits of the embedded engine's store".to_owned();
+        return Err(Error::Usage { message, hint: Some("a Docker Engine has its own: `docker builder prune`".to_owned()) });
+    }
     let _writer = bench.writer(args.no_wait, clock.as_ref())?;
     let state = bench.state()?;
-    let forgotten = state.forget(crate::record::KEPT_RESULTS, &[], args.dry_run)?;
+    let live = live(&bench, &state, &world)?;
+    let forgotten = state.forget(crate::record::KEPT_RESULTS, &live, args.dry_run)?;
     let word = if args.dry_run { "would remove" } else { "removed" };
     context.printer.say(format_args!("igraph: {word} {} old results", forgotten.results));
     let kept: BTreeSet<_> = forgotten.needed.iter().copied().collect();
@@ -74,14 +86,24 @@ pub fn gc(args: &args::Gc, context: &Context<'_>) -> Result<Exit, Error> {
     }
     match bench.engine(&world, "gc") {
         Ok(engine) => {
-            let collected = engine.collect(&kept, args.dry_run).map_err(Error::Failure)?;
+            let collected = engine.collect(&kept, &limits, args.dry_run).map_err(Error::Failure)?;
+            let megabytes = |bytes: u64| bytes.div_ceil(1_000_000);
+            let left = collected.left.map(|left| format!("; {} MB stay", megabytes(left))).unwrap_or_default();
+            let cached = match collected.left {
+                Some(_) => format!("{} layers and folders of its caches", collected.cached),
+                None => format!("{} containers", collected.containers),
+            };
             context.printer.say(format_args!(
-                "igraph: {word} {} images and {} containers from {}, {} MB",
+                "igraph: {word} {} images and {cached} from {}, {} MB{left}",
                 collected.images,
-                collected.containers,
                 engine.description(),
-                collected.bytes / 1_000_000
+                megabytes(collected.bytes)
             ));
+            if let (Some(left), Some(most)) = (collected.left, limits.size)
+                && left > most
+            {
+                context.printer.warn(format_args!("results and names need {} MB of the store, more than --max-size", megabytes(left)));
+            }
             if !args.dry_run {
                 let gone: BTreeSet<_> = state.claims()?.difference(&kept).copied().collect();
                 state.release_claims(&gone)?;
@@ -90,6 +112,33 @@ pub fn gc(args: &args::Gc, context: &Context<'_>) -> Result<Exit, Error> {
         Err(failure) => context.printer.warn(format_args!("the engine was left as it is: {failure}")),
     }
     Ok(Exit::Done)
+}
+
+/// The keys under which the present inputs have a result, whichever engine builds them.
+fn live(bench: &Workbench<'_>, state: &State, world: &args::World) -> Result<Vec<Key>, Error> {
+    let (lock, digests) = (bench.lock()?, bench.digests());
+    let records = Records::read(state, &lock)?;
+    let destination = Destination::Workspace(bench.catalogue.workspace.registry.clone());
+    let stand_ins = StandIns::default();
+    let options = GraphOptions { depth: Depth::Push, stand_ins: &stand_ins, destination: &destination, platform: &bench.platform };
+    let graph = Graph::build(&bench.catalogue, &bench.everything(), &options, &records).map_err(Error::Problems)?;
+    let mut live = BTreeSet::new();
+    for engine in bench.engine_identities(world) {
+        let epoch = bench.catalogue.workspace.epoch;
+        let keys = Keys { root: bench.root(), digests: &digests, engine, epoch, build_platform: &bench.platform };
+        let planner = Planner::new(&graph, keys, &records, PlannerOptions::default());
+        let plan: BTreeMap<NodeIndex, Decision> = planner.plan().into_iter().collect();
+        let values = |index: NodeIndex| match plan.get(&index) {
+            Some(Decision::Fresh(value)) => Some(value.clone()),
+            _ => None,
+        };
+        for index in plan.keys() {
+            for (step, _) in graph.node(*index).steps() {
+                live.extend(planner.explain(*index, &step, &values).map(|(key, _)| key));
+            }
+        }
+    }
+    Ok(live.into_iter().collect())
 }
 
 /// Removes tars of bases that no kept result needs, and folders that killed runs left.

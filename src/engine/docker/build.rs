@@ -19,7 +19,7 @@ use super::engine::{DockerEngine, infra_text};
 use super::images::{content_tag, throwaway_tag};
 use super::progress::{BuildKitProgress, ClassicProgress, Line, StepLog};
 use super::session::{DOCKERFILE, Served, Session, open_session};
-use super::steps::{exit_code, place_of, plain_error};
+use super::steps::{exit_code, place_of, plain_error, said};
 use crate::engine::classify::{classify, ignored_index_failure};
 use crate::engine::context::{ContextFiles, ReadError};
 use crate::engine::{Attempt, BuildRequest, Output};
@@ -49,8 +49,8 @@ pub(super) struct Job {
 
 /// Why a build gave no image.
 pub(super) enum Broken {
-    /// The daemon says so: its error, and the log of the step if it is known.
-    Failed { error: String, step: Option<StepLog> },
+    /// The daemon says so: its error, the log of the step if it is known, and the logs of all.
+    Failed { error: String, step: Option<Box<StepLog>>, steps: Vec<StepLog> },
     /// Something of ours, or the connection.
     Failure(Failure),
 }
@@ -125,14 +125,15 @@ impl DockerEngine {
         };
         let built = built.map_err(|broken| match broken {
             Broken::Failure(failure) => failure,
-            Broken::Failed { error, step } => failed_step(&error, step.as_ref(), request),
-        })?;
-        for step in &built.steps {
-            if let Some(line) = ignored_index_failure(step.lines.iter().map(String::as_str)) {
-                let place = place_of(&step.name, request.dockerfile, request.resolved).unwrap_or_else(|| step.name.clone());
-                let message = format!("`{line}` at {place}: apt went on without its indexes, the result is not used");
-                return Err(Failure::infra(message).hint("`apt-get -o APT::Update::Error-Mode=any update` fails right there"));
+            Broken::Failed { error, step, steps } => {
+                let failure = failed_step(&error, step.as_deref(), request);
+                // what failed behind it may have failed for that
+                let before = steps.iter().filter(|other| step.as_deref().is_none_or(|step| step.name != other.name));
+                ignored_indexes(before, request, &failure.message).unwrap_or(failure)
             }
+        })?;
+        if let Some(failure) = ignored_indexes(&built.steps, request, "the result is not used") {
+            return Err(failure);
         }
         for (name, image) in replaced.values() {
             let now = self.inspect(name).await?.and_then(|inspect| inspect.id);
@@ -239,7 +240,7 @@ impl DockerEngine {
             return Err(problem.into());
         }
         match (end?, handle) {
-            (Some(error), _) => Err(Broken::Failed { error, step: failed }),
+            (Some(error), _) => Err(Broken::Failed { error, step: failed.map(Box::new), steps: steps() }),
             (None, Some(handle)) => Ok(Built { handle, steps: steps() }),
             (None, None) => Err(Failure::infra("the build ended without an image: the docker daemon closed the connection").into()),
         }
@@ -258,11 +259,21 @@ impl DockerEngine {
     }
 }
 
+/// A step that apt ended well without its indexes; `then` is what became of the build.
+fn ignored_indexes<'s>(steps: impl IntoIterator<Item = &'s StepLog>, request: &BuildRequest<'_>, then: &str) -> Option<Failure> {
+    steps.into_iter().find_map(|step| {
+        let line = ignored_index_failure(step.lines.iter().map(String::as_str))?;
+        let place = place_of(&step.name, request.dockerfile, request.resolved).unwrap_or_else(|| step.name.clone());
+        let failure = Failure::infra(format!("`{line}` at {place}: apt went on without its indexes; {then}"));
+        Some(failure.hint("`apt-get -o APT::Update::Error-Mode=any update` fails right there"))
+    })
+}
+
 /// The failure of a step: `exit 100 at RUN apt-get update (Dockerfile:7)`, its class from the step's own log.
 fn failed_step(error: &str, step: Option<&StepLog>, request: &BuildRequest<'_>) -> Failure {
     let code = exit_code(error);
     let lines = step.map(|step| step.lines.iter().map(String::as_str)).into_iter().flatten();
-    let verdict = classify(lines, code, error);
+    let verdict = classify(lines, code, said(error));
     let place = step.and_then(|step| place_of(&step.name, request.dockerfile, request.resolved));
     let what = match code {
         Some(code) => format!("exit {code}"),

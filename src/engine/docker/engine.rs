@@ -17,7 +17,7 @@ use crate::access::Network;
 use crate::digest::{Digest, ImageId};
 use crate::dockerfile::{Dockerfile, Resolved};
 use crate::engine::words::timed_out;
-use crate::engine::{Attempt, BuildRequest, Collected, Engine, EngineIdentity, ExportSink, TestRequest};
+use crate::engine::{Attempt, BuildRequest, Collected, Engine, EngineIdentity, ExportSink, Limits, TestRequest};
 use crate::failure::{Failure, Retry};
 use crate::image::{EngineImage, ImageConfig, ImageSource};
 use crate::platform::Platform;
@@ -301,7 +301,7 @@ impl Engine for DockerEngine {
         self.discard_image(image)
     }
 
-    fn collect(&self, keep: &BTreeSet<ImageId>, dry_run: bool) -> Result<Collected, Failure> {
+    fn collect(&self, keep: &BTreeSet<ImageId>, _: &Limits, dry_run: bool) -> Result<Collected, Failure> {
         self.collect_garbage(keep, dry_run)
     }
 }

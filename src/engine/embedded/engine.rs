@@ -1,29 +1,30 @@
 //! The engine itself: the seam's calls, handed to the rooms that do them.
 
 use std::collections::BTreeSet;
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::path::PathBuf;
 
 use flate2::read::MultiGzDecoder;
+use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
 use sha2::{Digest as _, Sha256};
 
 use super::build::Environment;
-use super::files::{self, disk};
+use super::files::disk;
 use super::refuse;
-use super::sandbox::{self, Missing};
+use super::sandbox::{Host, Root};
 use super::store::{Claim, Store};
 use super::{build, tests};
 use crate::digest::{Digest, ImageId};
 use crate::dockerfile::{Dockerfile, Resolved};
-use crate::engine::{Attempt, BuildRequest, Collected, Engine, EngineIdentity, ExportSink, TestRequest};
-use crate::failure::{Failure, Retry};
+use crate::engine::{Advice, Attempt, BuildRequest, Collected, Engine, EngineIdentity, ExportSink, Limits, TestRequest};
+use crate::failure::Failure;
 use crate::image::{Compression, EngineImage, ImageConfig, ImageSource};
 use crate::platform::Platform;
 use crate::problem::Problem;
 use crate::reference::Reference;
 
 /// Rises when the same request would give another result.
-const RESULTS_VERSION: u32 = 1;
+const RESULTS_VERSION: u32 = 2;
 
 /// What an engine is made with.
 pub struct EmbeddedOptions {
@@ -40,7 +41,7 @@ pub struct EmbeddedOptions {
 /// The embedded engine behind the seam.
 pub struct EmbeddedEngine {
     store: Store,
-    runner: PathBuf,
+    host: Host,
     environment: Environment,
 }
 
@@ -54,10 +55,11 @@ impl EmbeddedEngine {
     /// Infra, never retried, where the store can't be used, or this process may not make namespaces and mounts.
     pub fn open(options: EmbeddedOptions) -> Result<Self, Failure> {
         let EmbeddedOptions { store, runner, owner, environment } = options;
-        if !nix::unistd::geteuid().is_root() {
-            return Err(no_way(&sandbox::missing()));
-        }
-        Ok(Self { store: Store::open(&store, &owner)?, runner, environment })
+        let store = Store::open(&store, &owner)?;
+        let work = store.work()?;
+        let host = Host::find(runner, store.root(), work.path())?;
+        drop(work);
+        Ok(Self { store, host, environment })
     }
 
     fn diff_ids(&self, image: &EngineImage) -> Result<(Vec<u8>, Vec<Digest>), Failure> {
@@ -66,19 +68,6 @@ impl EmbeddedEngine {
         let config = parsed(&bytes)?;
         Ok((bytes, config.diff_ids))
     }
-}
-
-/// Nothing here lets this process build.
-fn no_way(missing: &[Missing]) -> Failure {
-    let list = |part: fn(&Missing) -> &str, by: &str| missing.iter().map(part).collect::<Vec<_>>().join(by);
-    let what = list(|missing| &missing.what, "; ");
-    let failure = match missing {
-        [] => Failure::infra("the embedded engine needs root, or a user namespace, which could not be entered"),
-        _ => Failure::infra(format!("the embedded engine needs root or subordinate ids. Missing: {what}")),
-    };
-    let commands = list(|missing| &missing.command, " && ");
-    let ways = "run igraph as root, or use `--engine docker`";
-    failure.retry(Retry::Never).hint(if commands.is_empty() { ways.to_owned() } else { format!("{commands}; or {ways}") })
 }
 
 fn parsed(bytes: &[u8]) -> Result<ImageConfig, Failure> {
@@ -106,6 +95,33 @@ impl<R: Read> Read for Watched<'_, R> {
     }
 }
 
+/// The content of zstd frames, one after the other.
+struct Frames<R: BufRead>(Option<Frame<R>>);
+
+type Frame<R> = StreamingDecoder<R, FrameDecoder>;
+
+impl<R: BufRead> Frames<R> {
+    fn new(packed: R) -> io::Result<Self> {
+        StreamingDecoder::new(packed).map(|frame| Self(Some(frame))).map_err(io::Error::other)
+    }
+}
+
+impl<R: BufRead> Read for Frames<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let Some(frame) = &mut self.0 else { return Ok(0) };
+            let count = frame.read(buffer)?;
+            if count > 0 || buffer.is_empty() {
+                return Ok(count);
+            }
+            let mut rest = self.0.take().map(StreamingDecoder::into_inner);
+            if let Some(packed) = rest.take_if(|packed| packed.fill_buf().is_ok_and(|bytes| !bytes.is_empty())) {
+                *self = Self::new(packed)?;
+            }
+        }
+    }
+}
+
 /// Hashes what goes through.
 struct Hashing<R> {
     reader: R,
@@ -126,12 +142,15 @@ impl Engine for EmbeddedEngine {
     }
 
     fn description(&self) -> String {
-        let who = if files::is_machine_root() { "root" } else { "root of a user namespace with subordinate ids" };
-        format!("embedded, as {who} with overlayfs, store {}", self.store.root().display())
+        format!("embedded, {}, store {}", self.host.describe(), self.store.root().display())
+    }
+
+    fn advice(&self) -> Vec<Advice> {
+        self.host.lacks.clone()
     }
 
     fn refusals(&self, dockerfile: &Dockerfile, resolved: &Resolved, _: bool) -> Vec<Problem> {
-        refuse::refusals(dockerfile, resolved)
+        refuse::refusals(dockerfile, resolved, self.host.root == Root::Chroot)
     }
 
     fn find(&self, id: ImageId) -> Result<Option<EngineImage>, Failure> {
@@ -164,8 +183,9 @@ impl Engine for EmbeddedEngine {
                     self.store.take_layer(below, diff_id, MultiGzDecoder::new(packed))?;
                 }
                 Compression::Zstd => {
-                    let failure = Failure::step("the image has layers packed with zstd, which the embedded engine does not read");
-                    return Err(failure.hint("use `--engine docker`"));
+                    let packed = io::BufReader::with_capacity(256 << 10, packed);
+                    let frames = Frames::new(packed).map_err(disk("a layer"))?;
+                    self.store.take_layer(below, diff_id, frames)?;
                 }
             }
         }
@@ -177,11 +197,11 @@ impl Engine for EmbeddedEngine {
     }
 
     fn build(&self, request: &BuildRequest<'_>, attempt: &Attempt<'_>) -> Result<EngineImage, Failure> {
-        build::build(&self.store, &self.runner, &self.environment, request, attempt)
+        build::build(&self.store, &self.host, &self.environment, request, attempt)
     }
 
     fn test(&self, request: &TestRequest<'_>, attempt: &Attempt<'_>) -> Result<(), Failure> {
-        tests::test(&self.store, &self.runner, request, attempt)
+        tests::test(&self.store, &self.host, request, attempt)
     }
 
     fn tag(&self, image: &EngineImage, name: &Reference) -> Result<(), Failure> {
@@ -234,7 +254,7 @@ impl Engine for EmbeddedEngine {
         self.store.discard(image.id)
     }
 
-    fn collect(&self, keep: &BTreeSet<ImageId>, dry_run: bool) -> Result<Collected, Failure> {
-        self.store.collect(keep, dry_run)
+    fn collect(&self, keep: &BTreeSet<ImageId>, limits: &Limits, dry_run: bool) -> Result<Collected, Failure> {
+        self.store.collect(keep, limits, dry_run)
     }
 }

@@ -1,7 +1,7 @@
 //! The keys of the instruction cache: everything that decides what an instruction makes of the layers below it.
 
 /// Rises when the same instruction on the same layers would make another layer.
-const VERSION: &str = "igraph instruction 1";
+const VERSION: &str = "igraph instruction 2";
 
 /// Hashes texts so that no two lists give the same bytes.
 pub(super) struct KeyHasher(blake3::Hasher);

@@ -105,6 +105,12 @@ impl Walk<'_> {
             return Ok(());
         }
         let real = self.upper.join(&path);
+        // overlayfs copies a file up when it is opened to be written, whether it then is or not
+        if let Some(spot) = below.as_ref().filter(|_| !metadata.is_dir() && metadata.nlink() == 1)
+            && same_file(&metadata, &real, spot, self.epoch)?
+        {
+            return files::set_mtime(&real, spot.metadata.mtime());
+        }
         let metadata = if metadata.mtime() > self.epoch || metadata.mtime_nsec() != 0 {
             files::set_mtime(&real, metadata.mtime().min(self.epoch))?;
             real.symlink_metadata()?
@@ -134,6 +140,40 @@ impl Walk<'_> {
         }
         self.items.push(Item { path, what: What::Made(metadata, first) });
         Ok(())
+    }
+}
+
+/// Whether a file, link or device is what it was below: what the layer would say, not how it came about.
+fn same_file(metadata: &Metadata, path: &Path, spot: &Spot, epoch: i64) -> io::Result<bool> {
+    let of = |metadata: &Metadata| (metadata.mode(), metadata.uid(), metadata.gid(), metadata.len());
+    let before = spot.metadata.mtime();
+    let untouched = (metadata.mtime(), metadata.mtime_nsec()) == (before, spot.metadata.mtime_nsec());
+    if of(metadata) != of(&spot.metadata) || !untouched && metadata.mtime().min(epoch) != before {
+        return Ok(false);
+    }
+    if files::device(path, metadata)? != files::device(&spot.path, &spot.metadata)?
+        || files::attributes(path)? != files::attributes(&spot.path)?
+    {
+        return Ok(false);
+    }
+    if metadata.is_symlink() {
+        return Ok(std::fs::read_link(path)? == std::fs::read_link(&spot.path)?);
+    }
+    if metadata.is_file() { same_content(path, &spot.path) } else { Ok(true) }
+}
+
+/// Whether two files of one length hold the same bytes.
+fn same_content(left: &Path, right: &Path) -> io::Result<bool> {
+    let (mut left, mut right) = (File::open(left)?, File::open(right)?);
+    let (mut ours, mut theirs) = (vec![0; CHUNK], vec![0; CHUNK]);
+    loop {
+        let count = left.read(&mut ours)?;
+        if count == 0 {
+            return Ok(true);
+        }
+        if right.read_exact(&mut theirs[..count]).is_err() || ours[..count] != theirs[..count] {
+            return Ok(false);
+        }
     }
 }
 
@@ -189,6 +229,8 @@ impl Writer<'_> {
         let mut header = tar::Header::new_ustar();
         header.set_entry_type(tar::EntryType::Regular);
         header.set_mode(0);
+        header.set_uid(0);
+        header.set_gid(0);
         header.set_size(0);
         header.set_mtime(u64::try_from(self.epoch).unwrap_or(0));
         self.head(header, path.with_file_name(name).as_os_str().as_bytes(), &[], Vec::new())
@@ -257,6 +299,8 @@ impl Writer<'_> {
             let mut extension = tar::Header::new_ustar();
             extension.set_entry_type(tar::EntryType::XHeader);
             extension.set_mode(0o644);
+            extension.set_uid(0);
+            extension.set_gid(0);
             extension.set_size(pax.len() as u64);
             extension.set_mtime(u64::try_from(self.epoch).unwrap_or(0));
             extension.as_mut_bytes()[..10].copy_from_slice(b"PaxHeaders");

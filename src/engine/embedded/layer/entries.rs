@@ -66,6 +66,8 @@ pub(in crate::engine::embedded) struct Entries<R> {
     /// Bytes of padding behind the entry before.
     padding: u64,
     entries: u64,
+    /// How many there may be.
+    pub most: u64,
     bytes: u64,
     /// PAX records that hold for all entries that follow.
     globals: Arc<BTreeMap<String, Vec<u8>>>,
@@ -77,7 +79,7 @@ fn broken(what: &str) -> io::Error {
 
 impl<R: Read> Entries<R> {
     pub fn new(reader: R) -> Self {
-        Self { reader, padding: 0, entries: 0, bytes: 0, globals: Arc::default() }
+        Self { reader, padding: 0, entries: 0, most: MOST_ENTRIES, bytes: 0, globals: Arc::default() }
     }
 
     /// The entry's bytes; exactly those of its pieces are to be read before [`Self::next`].
@@ -153,7 +155,7 @@ impl<R: Read> Entries<R> {
                 b'K' => long_link = Some(text(self.extension(size, tee)?)),
                 _ => {
                     self.entries += 1;
-                    if self.entries > MOST_ENTRIES {
+                    if self.entries > self.most {
                         return Err(broken("it has too many entries"));
                     }
                     return self.entry(&header, &pax, long_name, long_link, tee).map(Some);

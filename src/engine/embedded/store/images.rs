@@ -114,6 +114,12 @@ impl Store {
         std::fs::remove_file(self.image_path(id)).or_else(gone).map_err(disk("letting go of an image"))
     }
 
+    /// Whether another owner claims an image.
+    pub(super) fn claimed_by_another(&self, id: ImageId) -> bool {
+        let owners = files::names(&self.root.join("claims")).unwrap_or_default();
+        owners.iter().any(|owner| *owner != *self.owner && self.claim_path(owner, id).exists())
+    }
+
     /// Ids in a folder whose files are named after them.
     pub(super) fn ids(&self, folder: &str) -> Result<BTreeSet<ImageId>, Failure> {
         let names = files::names(&self.root.join(folder)).map_err(disk("the store"))?;
