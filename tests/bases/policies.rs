@@ -321,7 +321,9 @@ fn what_is_found_is_a_document_too() {
 
 #[test]
 fn a_probe_that_answers_otherwise_renews() {
-    let (registry, world) = (Registry::start(), World::new(""));
+    let registry = Registry::start();
+    // the engine that pretends forgets all images when it ends
+    let world = World::new(&format!("registry: \"{}\"", registry.host()));
     publish(&registry, "os", "1", "x");
     let from = format!("{}/os:1", registry.host());
     let (file, host) = (world.path("upgrades"), registry.host());
@@ -329,11 +331,11 @@ fn a_probe_that_answers_otherwise_renews() {
     world.write("upgrades", "");
     world.image("a", &from, &probe);
     world.image("late", &from, "");
-    world.verb(&["build"]).expect(0);
+    world.verb(&["push"]).expect(0);
     let update = |arguments: &[&str]| world.igraph(&[arguments, &["--engine", "fake"]].concat());
     // an ordinary run asks no probe, and neither does `outdated` unasked
     world.write("upgrades", "openssl\ncurl\n");
-    assert!(!world.verb(&["build"]).expect(0).says("nothing to do").err.contains("probe"));
+    assert!(!world.verb(&["push"]).expect(0).says("nothing to do").err.contains("probe"));
     assert_eq!(world.igraph(&["outdated"]).expect(0).out, "");
     assert_eq!(world.engine_calls(), "");
     let told = update(&["outdated", "--probe"]).expect(0).out;
@@ -345,7 +347,7 @@ fn a_probe_that_answers_otherwise_renews() {
     assert!(why.contains("//a:1 would run\n  probe renewed at TIME\n"), "{why}");
     // until it is built its image is not the current one, and is not asked
     update(&["update"]).expect(0).says("0 of 1 node with a policy renewed");
-    world.verb(&["build", "--locked"]).expect(0);
+    world.verb(&["push", "--locked"]).expect(0);
     assert_eq!(builds(&world), ["a-1 no cache"]);
     // the answer of right after the build is the new baseline
     update(&["update"]).expect(0).says("0 of 1 node with a policy renewed");
