@@ -340,7 +340,15 @@ impl Publication<'_> {
         let wanted: BTreeSet<Digest> = unknown.difference(&local).copied().collect();
         let others = || self.others();
         let engine = self.world.engine.engine()?;
-        self.world.held.spool.fetch(&folder, engine.as_ref(), &held, &wanted, others, self.attempt)
+        self.world.held.spool.fetch(
+            &folder,
+            self.world.catalogue.workspace.compression,
+            engine.as_ref(),
+            &held,
+            &wanted,
+            others,
+            self.attempt,
+        )
     }
 
     /// Layers of the image that lie in no registry that igraph knows, and are not fetched yet.
@@ -370,7 +378,7 @@ impl Publication<'_> {
             if shared.iter().all(|layer| self.world.held.spool.layer(*layer).is_some()) {
                 found.extend(shared);
             } else if let Some(source) = bases::local_source(self.world, base, &node.platform, image) {
-                self.world.held.spool.fetch_from(folder, source.as_ref(), &shared)?;
+                self.world.held.spool.fetch_from(folder, self.world.catalogue.workspace.compression, source.as_ref(), &shared)?;
                 found.extend(shared);
             }
         }
@@ -534,7 +542,15 @@ impl LayerProvider for Provider<'_> {
         let held = image_of(world, self.publication.names, self.publication.tested, self.publication.attempt, self.publication.lost)?;
         let engine = world.engine.engine()?;
         let wanted: BTreeSet<Digest> = self.diff_ids.iter().copied().filter(|layer| *layer == diff_id).collect();
-        world.held.spool.fetch(&world.state.folder().bases(), engine.as_ref(), &held, &wanted, Vec::new, self.publication.attempt)?;
+        world.held.spool.fetch(
+            &world.state.folder().bases(),
+            world.catalogue.workspace.compression,
+            engine.as_ref(),
+            &held,
+            &wanted,
+            Vec::new,
+            self.publication.attempt,
+        )?;
         world.held.spool.layer(diff_id).ok_or_else(|| Failure::infra(format!("layer {diff_id} can't be had")))
     }
 }

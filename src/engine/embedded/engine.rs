@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::path::PathBuf;
 
-use flate2::read::MultiGzDecoder;
 use sha2::{Digest as _, Sha256};
 
 use super::build::Environment;
@@ -12,12 +11,12 @@ use super::files::{self, disk};
 use super::refuse;
 use super::sandbox::{self, Missing};
 use super::store::{Claim, Store};
-use super::{build, tests};
+use super::{bring, build, tests};
 use crate::digest::{Digest, ImageId};
 use crate::dockerfile::{Dockerfile, Resolved};
 use crate::engine::{Attempt, BuildRequest, Collected, Engine, EngineIdentity, ExportSink, Limits, TestRequest};
 use crate::failure::{Failure, Retry};
-use crate::image::{Compression, EngineImage, ImageConfig, ImageSource};
+use crate::image::{EngineImage, ImageConfig, ImageSource};
 use crate::platform::Platform;
 use crate::problem::Problem;
 use crate::reference::Reference;
@@ -85,27 +84,6 @@ fn parsed(bytes: &[u8]) -> Result<ImageConfig, Failure> {
     ImageConfig::parse(bytes).map_err(|error| Failure::step(format!("the image's config can't be read: {error}")))
 }
 
-/// Counts what is read, and stops when it is cancelled.
-struct Watched<'a, R> {
-    reader: R,
-    done: u64,
-    total: u64,
-    what: String,
-    attempt: &'a Attempt<'a>,
-}
-
-impl<R: Read> Read for Watched<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.attempt.cancel.is_cancelled() {
-            return Err(io::Error::other(Failure::stopped()));
-        }
-        let count = self.reader.read(buffer)?;
-        self.done += count as u64;
-        self.attempt.output.progress(&self.what, self.done, Some(self.total));
-        Ok(count)
-    }
-}
-
 /// Hashes what goes through.
 struct Hashing<R> {
     reader: R,
@@ -147,28 +125,7 @@ impl Engine for EmbeddedEngine {
         if diff_ids.len() != source.layers().len() {
             return Err(Failure::step("the image's config and manifest disagree on the number of layers"));
         }
-        for (index, layer) in source.layers().iter().enumerate() {
-            if self.store.has_layer(&diff_ids[..=index]) {
-                continue;
-            }
-            if attempt.cancel.is_cancelled() {
-                return Err(Failure::stopped());
-            }
-            let what = format!("layer {}", layer.diff_id.short());
-            let packed = Watched { reader: source.open_layer(index)?, done: 0, total: layer.size, what, attempt };
-            let (below, diff_id) = (&diff_ids[..index], diff_ids[index]);
-            match layer.compression {
-                Compression::None => self.store.take_layer(below, diff_id, packed)?,
-                Compression::Gzip => {
-                    let packed = io::BufReader::with_capacity(256 << 10, packed);
-                    self.store.take_layer(below, diff_id, MultiGzDecoder::new(packed))?;
-                }
-                Compression::Zstd => {
-                    let failure = Failure::step("the image has layers packed with zstd, which the embedded engine does not read");
-                    return Err(failure.hint("use `--engine docker`"));
-                }
-            }
-        }
+        bring::layers(&self.store, source, &diff_ids, attempt)?;
         self.store.keep(source.config(), Claim::Kept)
     }
 
