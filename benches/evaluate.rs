@@ -1,12 +1,14 @@
 //! What it costs to look at everything, where the short way to "nothing to do" does not hold: all known, no file digests known, one
-//! Dockerfile edited, a base moved; and how all of it grows up to 50,000 images. Whole processes, medians. Knows the command line only.
+//! Dockerfile edited, a base moved, a Dockerfile edited under `--watch`; and how all of it grows up to 50,000 images. Whole processes,
+//! medians. Knows the command line only.
 //!
-//! `cargo bench --bench evaluate -- [--sizes 100,1000,5000,50000] [--rounds 7]`
+//! `cargo bench --bench evaluate -- [--sizes 100,1000,5000,50000] [--rounds 7] [--idle 60]`
 
 #![expect(clippy::print_stdout, reason = "the numbers are what this program is for")]
 
 mod catalogue;
 mod measure;
+mod watching;
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -16,12 +18,16 @@ use std::time::Duration;
 
 use catalogue::Catalogue;
 use measure::{Cost, median, medians, ratio, run};
+use watching::Watching;
 
 /// Hidden: the baseline, in a process of its own.
 const HASH: &str = "__hash";
 
 /// A no-op is trusted only when nothing has changed for a moment.
 const SETTLED: Duration = Duration::from_millis(50);
+
+/// How long igraph waits for a burst of changes to end.
+const DEBOUNCE: Duration = Duration::from_millis(50);
 
 type Result<T> = std::result::Result<T, String>;
 
@@ -35,7 +41,7 @@ fn main() -> ExitCode {
             _ => ExitCode::FAILURE,
         };
     }
-    match options(&arguments).and_then(|(sizes, rounds)| measure(&sizes, rounds)) {
+    match Options::parse(&arguments).and_then(|options| measure(&options)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             println!("evaluate: {error}");
@@ -44,17 +50,27 @@ fn main() -> ExitCode {
     }
 }
 
-fn options(arguments: &[String]) -> Result<(Vec<usize>, usize)> {
-    let (mut sizes, mut rounds) = (vec![100, 1000, 5000, 50_000], 7);
-    for pair in arguments.chunks(2) {
-        let numbers: Option<Vec<usize>> = pair.get(1).and_then(|text| text.split(',').map(|number| number.parse().ok()).collect());
-        match (pair[0].as_str(), numbers.as_deref()) {
-            ("--sizes", Some([_, ..])) => sizes = numbers.unwrap_or_default(),
-            ("--rounds", Some([number])) if *number > 0 => rounds = *number,
-            _ => return Err(format!("`{}`: there is `--sizes N,N…` and `--rounds N`", pair.join(" "))),
+struct Options {
+    sizes: Vec<usize>,
+    rounds: usize,
+    /// Seconds for which a watching igraph is left alone.
+    idle: u64,
+}
+
+impl Options {
+    fn parse(arguments: &[String]) -> Result<Self> {
+        let mut options = Self { sizes: vec![100, 1000, 5000, 50_000], rounds: 7, idle: 60 };
+        for pair in arguments.chunks(2) {
+            let numbers: Option<Vec<usize>> = pair.get(1).and_then(|text| text.split(',').map(|number| number.parse().ok()).collect());
+            match (pair[0].as_str(), numbers.as_deref()) {
+                ("--sizes", Some([_, ..])) => options.sizes = numbers.unwrap_or_default(),
+                ("--rounds", Some([number])) if *number > 0 => options.rounds = *number,
+                ("--idle", Some([number])) => options.idle = *number as u64,
+                _ => return Err(format!("`{}`: there is `--sizes N,N…`, `--rounds N` and `--idle SECONDS`", pair.join(" "))),
+            }
         }
+        Ok(options)
     }
-    Ok((sizes, rounds))
 }
 
 /// Reads and hashes (BLAKE3) each listed file: half of them on each of two threads.
@@ -99,10 +115,15 @@ impl World {
         Ok(Self { catalogue, files, calls: root.join("engine-calls") })
     }
 
-    fn igraph(&self, arguments: &[&str]) -> Result<Cost> {
+    fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_igraph"));
         command.arg("-C").arg(&self.catalogue.root).args(arguments).args(["--engine", "fake"]);
-        run(command.env("IGRAPH_TEST_ENGINE", "fake").env("IGRAPH_FAKE_LOG", &self.calls))
+        command.env("IGRAPH_TEST_ENGINE", "fake").env("IGRAPH_FAKE_LOG", &self.calls);
+        command
+    }
+
+    fn igraph(&self, arguments: &[&str]) -> Result<Cost> {
+        run(&mut self.command(arguments))
     }
 
     /// Looks at everything, runs nothing.
@@ -115,20 +136,51 @@ impl World {
         run(Command::new(program).arg(HASH).arg(&self.files))
     }
 
-    /// Changes what one Dockerfile says, runs, and returns how long it was until the engine heard of it.
-    fn edit(&self, image: usize, round: usize) -> Result<(Duration, Cost)> {
+    /// Changes what one Dockerfile says, has that run, and returns how long it was until the engine heard of it.
+    fn edit<T>(&self, image: usize, round: usize, run: impl FnOnce() -> Result<T>) -> Result<(Duration, T)> {
         let fail = |error: io::Error| error.to_string();
         let path = self.catalogue.root.join(&self.catalogue.contexts[image]).join("Dockerfile");
-        File::options().append(true).open(path).and_then(|mut file| writeln!(file, "LABEL edited={round}")).map_err(fail)?;
-        if self.calls.exists() {
-            fs::remove_file(&self.calls).map_err(fail)?;
-        }
+        // the engine appends to it, and may have it open
+        File::options().create(true).write(true).truncate(true).open(&self.calls).map_err(fail)?;
         let start = monotonic();
-        let cost = self.igraph(&["test", "//..."])?;
+        File::options().append(true).open(path).and_then(|mut file| writeln!(file, "LABEL edited={round}")).map_err(fail)?;
+        let done = run()?;
         let calls = fs::read_to_string(&self.calls).map_err(fail)?;
         let first = calls.split_whitespace().next().and_then(|stamp| stamp.parse::<u64>().ok());
         let first = first.ok_or("an edited Dockerfile led to no engine call")?;
-        Ok((Duration::from_nanos(first.saturating_sub(start)), cost))
+        Ok((Duration::from_nanos(first.saturating_sub(start)), done))
+    }
+
+    /// Edits while igraph watches, and leaves it alone for a while.
+    fn watch(&self, rounds: usize, idle: u64) -> Result<()> {
+        let watching = Watching::start(&mut self.command(&["test", "//...", "--watch"]))?;
+        watching.until("watching")?;
+        let before = watching.cpu();
+        std::thread::sleep(Duration::from_secs(idle));
+        let spent = watching.cpu().saturating_sub(before);
+        let mut delays = Vec::new();
+        let before = watching.cpu();
+        for round in 0..rounds {
+            let edit = self.edit(round * self.catalogue.contexts.len() / rounds, 1000 + round, || watching.until("Summary"))?;
+            delays.push(edit.0);
+            // what it does after a run is no part of the next edit
+            std::thread::sleep(20 * SETTLED);
+        }
+        let (cpu, delay) = ((watching.cpu() - before) / rounds as u32, median(delays));
+        let (now, peak) = watching.memory();
+        println!(
+            "  {:<44} {:>9.1} ms {:>9.2}× the debounce",
+            "watching: first engine call after an edit",
+            millis(delay),
+            ratio(delay, DEBOUNCE)
+        );
+        println!(
+            "  {:<44} {:>9.1} ms {:>9.1} CPU ms in {idle} s {now:>7.1} MiB, {peak:.1} at most",
+            "  CPU of an edit; left alone; memory",
+            millis(cpu),
+            millis(spent)
+        );
+        Ok(())
     }
 
     /// Gives a base of one package another content, and has one image built on it: all others of the package stand on a base that moved.
@@ -153,13 +205,12 @@ fn monotonic() -> u64 {
     now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
 }
 
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
 fn row(name: &str, cost: Cost) {
-    println!(
-        "  {name:<44} {:>9.1} ms {:>9.1} CPU ms {:>7.1} MiB",
-        cost.wall.as_secs_f64() * 1e3,
-        cost.cpu.as_secs_f64() * 1e3,
-        cost.peak_kib as f64 / 1024.0
-    );
+    println!("  {name:<44} {:>9.1} ms {:>9.1} CPU ms {:>7.1} MiB", millis(cost.wall), millis(cost.cpu), cost.peak_kib as f64 / 1024.0);
 }
 
 /// The power of the size that a time grows with.
@@ -167,11 +218,11 @@ fn exponent(small: (usize, Duration), large: (usize, Duration)) -> f64 {
     ratio(large.1, small.1).ln() / (large.0 as f64 / small.0 as f64).ln()
 }
 
-fn measure(sizes: &[usize], rounds: usize) -> Result<()> {
+fn measure(options: &Options) -> Result<()> {
     let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join("evaluate");
     let mut all: Vec<(usize, Cost, Cost)> = Vec::new();
-    for &images in sizes {
-        let rounds = if images > 10_000 { rounds.min(3) } else { rounds };
+    for &images in &options.sizes {
+        let rounds = if images > 10_000 { options.rounds.min(3) } else { options.rounds };
         let world = World::new(&home.join(images.to_string()), images).map_err(|error| error.to_string())?;
         println!("\n{images} images, {images} tests, {} packages", world.catalogue.tests.len());
         let first = world.igraph(&["test", "//..."])?;
@@ -204,11 +255,11 @@ fn measure(sizes: &[usize], rounds: usize) -> Result<()> {
 
         let mut edits = Vec::new();
         for round in 0..rounds {
-            edits.push(world.edit(round * images / rounds, round)?);
+            edits.push(world.edit(round * images / rounds, round, || world.igraph(&["test", "//..."]))?);
         }
         let costs: Vec<Cost> = edits.iter().map(|(_, cost)| *cost).collect();
         row("one Dockerfile edited, the whole run", medians(&costs));
-        println!("  {:<44} {:>9.1} ms", "  first engine call after", median(edits.iter().map(|(delay, _)| *delay)).as_secs_f64() * 1e3);
+        println!("  {:<44} {:>9.1} ms", "  first engine call after", millis(median(edits.iter().map(|(delay, _)| *delay))));
 
         let mut moved = Vec::new();
         for round in 0..rounds {
@@ -219,6 +270,7 @@ fn measure(sizes: &[usize], rounds: usize) -> Result<()> {
         let moved = medians(&moved);
         row(&format!("a base of {dependants} images moved: looking"), moved);
         println!("  {:<44} {:>9.1} ms", "  more than when nothing has", (moved.wall.as_secs_f64() - plan.wall.as_secs_f64()) * 1e3);
+        world.watch(rounds, options.idle)?;
         all.push((images, nothing, plan));
     }
     if let [first, .., last] = &all[..] {

@@ -333,7 +333,7 @@ fn rename(root: &Path, round: usize, count: usize) -> Result<()> {
 
 /// Publishes fifty images on one base out of a Docker Engine.
 fn fifty_images() -> Result<()> {
-    let daemon = support::Dockerd::start(&[]).map_err(|error| format!("{error}\nhint: scripts/setup test"))?;
+    let daemon = support::Dockerd::start().map_err(|error| format!("{error}\nhint: scripts/setup test"))?;
     let registry = Registry::start()?;
     let base = rootfs(BASE_MIB).map_err(text)?;
     println!("\n{IMAGES} images of 4 KiB on one base of {BASE_MIB} MiB, out of a Docker Engine into a docker-registry");

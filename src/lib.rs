@@ -37,3 +37,6 @@ pub mod spec;
 pub mod watch;
 
 pub mod cli;
+
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;

@@ -80,10 +80,16 @@ impl Reference {
         moved.to_string().parse()
     }
 
-    /// As people write it: without `docker.io/` and `library/`, with the tag always.
+    /// As people write it: without `docker.io/` and `library/` where that still means the same, with the tag always.
     pub fn familiar(&self) -> String {
         let full = self.to_string();
-        full.strip_prefix("docker.io/").map_or(full.clone(), |rest| rest.strip_prefix("library/").unwrap_or(rest).to_owned())
+        let Some(rest) = full.strip_prefix("docker.io/") else { return full };
+        match (rest.strip_prefix("library/"), rest.split_once('/')) {
+            (Some(name), _) if !name.contains('/') => name.to_owned(),
+            // it would be taken for a host
+            (_, Some((first, _))) if is_host(first) => full,
+            _ => rest.to_owned(),
+        }
     }
 
     /// As a label: the host is the cell, `docker.io//library/debian:jessie`.
@@ -97,6 +103,11 @@ impl Reference {
         let reference: Self = format!("{host}/{rest}").parse().ok()?;
         (&*reference.host == host).then_some(reference)
     }
+}
+
+/// Whether what stands before the first slash is a host and no part of a path.
+fn is_host(first: &str) -> bool {
+    first.contains(['.', ':']) || first == "localhost" || first.chars().any(|c| c.is_ascii_uppercase())
 }
 
 const TAG_PROBLEM: &str = "a tag is 1 to 128 of `A-Z a-z 0-9 _ . -`, the first none of `.` and `-`";
@@ -157,13 +168,14 @@ impl FromStr for Reference {
         if name.is_empty() {
             return Err(fail("it is empty"));
         }
+        if text.len() == 64 && text.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f')) {
+            return Err(fail("64 hex digits are an image id"));
+        }
         if tag.is_some_and(|tag| !valid_tag(tag)) {
             return Err(fail(TAG_PROBLEM));
         }
         let (host, path) = match name.split_once('/') {
-            Some((first, path)) if first.contains(['.', ':']) || first == "localhost" || first.chars().any(|c| c.is_ascii_uppercase()) => {
-                (first, path)
-            }
+            Some((first, path)) if is_host(first) => (first, path),
             _ => (HUB, name),
         };
         let host = if matches!(host, "index.docker.io" | "registry-1.docker.io") { HUB } else { host };
@@ -216,11 +228,14 @@ mod tests {
             ("localhost/x", "localhost/x:latest", "localhost/x:latest"),
             ("127.0.0.1:5000/a/b_c__d-e--f.g:1", "127.0.0.1:5000/a/b_c__d-e--f.g:1", "127.0.0.1:5000/a/b_c__d-e--f.g:1"),
             ("[::1]:5000/a:1", "[::1]:5000/a:1", "[::1]:5000/a:1"),
+            ("docker.io/library/a/b", "docker.io/library/a/b:latest", "library/a/b:latest"),
+            ("docker.io/localhost/a", "docker.io/localhost/a:latest", "docker.io/localhost/a:latest"),
         ] {
             let reference: Reference = written.parse().unwrap();
             assert_eq!((reference.to_string().as_str(), reference.familiar().as_str()), (full, familiar), "{written}");
             assert_eq!(Reference::from_cell(&reference.to_cell()), Some(reference));
         }
+        assert!("a".repeat(64).parse::<Reference>().is_err(), "docker takes it for an image id");
         let digest = Digest::of(b"");
         assert_eq!(format!("debian@{digest}").parse::<Reference>().unwrap().tag(), None);
     }

@@ -4,7 +4,7 @@
 //! A folder is followed for its own entries alone. Followed are the folders that were listed, those that hold a file that was
 //! read or looked for, and all above them up to the root, so that a folder that is moved away or into place is noticed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ impl Changes {
         const SHOWN: usize = 3;
         let some: Vec<&str> = self.paths.iter().take(SHOWN).map(String::as_str).collect();
         match self.paths.len() {
-            0 if self.overflow => "more changed than the kernel could tell: everything was checked".to_owned(),
+            _ if self.overflow => "more changed than the kernel could tell: everything was checked".to_owned(),
             0 => "nothing changed".to_owned(),
             1 => format!("{} changed", some[0]),
             count if count <= SHOWN => format!("{count} paths changed: {}", some.join(", ")),
@@ -85,6 +85,8 @@ impl Debounce {
 pub struct Interest {
     /// Paths that were read, listed, or looked for in vain; relative to the root, or absolute.
     paths: BTreeSet<String>,
+    /// Folders that were searched for folders: other files in them do not count.
+    searched: BTreeSet<String>,
 }
 
 impl Interest {
@@ -93,8 +95,14 @@ impl Interest {
         self.paths.extend(paths);
     }
 
+    /// Relies on which folders and links there are in these folders.
+    pub fn search(&mut self, folders: impl IntoIterator<Item = String>) {
+        self.searched.extend(folders);
+    }
+
     /// Relies on all that `other` does, and on these.
     pub fn merge(&mut self, other: Self, paths: impl IntoIterator<Item = String>) {
+        self.searched.extend(other.searched);
         self.paths.extend(other.paths);
         self.paths.extend(paths);
     }
@@ -107,39 +115,96 @@ struct Followed {
     exact: BTreeSet<PathBuf>,
     /// Folders whose entries all count.
     listed: BTreeSet<PathBuf>,
+    /// Folders of whose entries only folders and links count.
+    searched: BTreeSet<PathBuf>,
     /// Folders to be told of.
     folders: BTreeSet<PathBuf>,
 }
 
-impl Followed {
-    /// Looks at the disk for which paths are folders, and where links lead.
-    fn of(root: &Path, interest: &Interest) -> Self {
-        let mut followed = Self::default();
-        for path in &interest.paths {
-            let whole = if path.is_empty() { root.to_owned() } else { root.join(path) };
-            followed.add(root, &whole);
-            // what a link leads to is told of where that lies
-            if let Ok(real) = whole.canonicalize()
-                && real != whole
-            {
-                followed.add(root, &real);
-            }
-        }
-        followed
+/// Finds where paths really lie. Remembers folders, so that it holds for one look.
+pub struct Links<'r> {
+    root: &'r Path,
+    folders: HashMap<PathBuf, Option<PathBuf>>,
+}
+
+/// How many links a path may lead through.
+const LINKS: usize = 40;
+
+impl<'r> Links<'r> {
+    /// Knows nothing yet.
+    pub fn new(root: &'r Path) -> Self {
+        Self { root, folders: HashMap::new() }
     }
 
-    fn add(&mut self, root: &Path, whole: &Path) {
+    /// Where a path relative to the root, or an absolute one, leads to, as [`Changes`] has it; `None` where it leads to itself. What is
+    /// not there has a place too, where its folder is there.
+    pub fn elsewhere(&mut self, path: &str) -> Option<String> {
+        let real = self.real(&whole(self.root, path))?;
+        Some(shown(self.root, &real))
+    }
+
+    fn real(&mut self, whole: &Path) -> Option<PathBuf> {
+        let mut path = whole.to_owned();
+        for _ in 0..LINKS {
+            let (Some(above), Some(name)) = (path.parent(), path.file_name()) else { return path.canonicalize().ok() };
+            let folder = self.folder(above)?;
+            path = folder.join(name);
+            match path.symlink_metadata() {
+                Ok(metadata) if metadata.is_symlink() => path = folder.join(path.read_link().ok()?),
+                _ => return (path != whole).then_some(path),
+            }
+        }
+        None
+    }
+
+    fn folder(&mut self, folder: &Path) -> Option<PathBuf> {
+        if let Some(known) = self.folders.get(folder) {
+            return known.clone();
+        }
+        let real = folder.canonicalize().ok();
+        self.folders.insert(folder.to_owned(), real.clone());
+        real
+    }
+}
+
+impl Followed {
+    /// Looks at the disk for which paths are folders, and where links lead; adds to what is followed.
+    fn add_all(&mut self, root: &Path, interest: &Interest) {
+        let mut links = Links::new(root);
+        let mut climbed = HashSet::new();
+        for path in &interest.paths {
+            let whole = whole(root, path);
+            // what a link leads to is told of where that lies
+            for path in links.real(&whole).into_iter().chain([whole]) {
+                if path.is_dir() {
+                    self.listed.insert(path.clone());
+                }
+                self.add(root, &path, &mut climbed);
+            }
+        }
+        for path in &interest.searched {
+            let whole = whole(root, path);
+            self.add(root, &whole, &mut climbed);
+            self.searched.insert(whole);
+        }
+    }
+
+    /// `climbed` are the folders from which everything above is followed already.
+    fn add(&mut self, root: &Path, whole: &Path, climbed: &mut HashSet<PathBuf>) {
         if whole.is_dir() {
-            self.listed.insert(whole.to_owned());
             self.folders.insert(whole.to_owned());
         }
         self.exact.insert(whole.to_owned());
         for above in whole.ancestors().skip(1) {
+            if !climbed.insert(above.to_owned()) {
+                break;
+            }
             let inside = above.starts_with(root);
-            if above.is_dir() {
+            let there = above.is_dir();
+            if there {
                 self.folders.insert(above.to_owned());
             }
-            if above == root || (!inside && above.is_dir()) {
+            if above == root || (!inside && there) {
                 break;
             }
             if inside {
@@ -150,7 +215,9 @@ impl Followed {
 
     /// Whether an event at `path` may change an evaluation.
     fn counts(&self, path: &Path) -> bool {
-        self.exact.contains(path) || path.parent().is_some_and(|parent| self.listed.contains(parent))
+        let Some(folder) = path.parent() else { return true };
+        let leads_on = || path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir() || metadata.is_symlink());
+        self.exact.contains(path) || self.listed.contains(folder) || (self.searched.contains(folder) && leads_on())
     }
 }
 
@@ -232,7 +299,21 @@ impl Watcher {
     /// Follows what `interest` needs, and nothing else. True where something is followed now that was not before: what changed there
     /// meanwhile nobody has told. With `whole` nothing is taken as followed before.
     pub fn follow(&mut self, interest: &Interest, whole: bool) -> (bool, Option<Limit>) {
-        let followed = Followed::of(&self.root, interest);
+        let mut followed = Followed::default();
+        followed.add_all(&self.root, interest);
+        self.take_over(followed, whole)
+    }
+
+    /// Follows what `interest` needs too.
+    pub fn follow_more(&mut self, interest: &Interest) -> (bool, Option<Limit>) {
+        let mut followed = std::mem::take(&mut self.followed);
+        followed.add_all(&self.root, interest);
+        // of what went since, the folders above tell
+        followed.folders.retain(|folder| self.told.contains(folder) || folder.is_dir());
+        self.take_over(followed, false)
+    }
+
+    fn take_over(&mut self, followed: Followed, whole: bool) -> (bool, Option<Limit>) {
         let mut limit = None;
         let mut new = false;
         if let Source::Kernel(watcher) = &mut self.source {
@@ -344,6 +425,10 @@ fn is_gone(error: &notify::Error) -> bool {
         notify::ErrorKind::Io(error) => matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP)),
         _ => false,
     }
+}
+
+fn whole(root: &Path, path: &str) -> PathBuf {
+    if path.is_empty() { root.to_owned() } else { root.join(path) }
 }
 
 fn look(path: &Path) -> Option<Stamp> {

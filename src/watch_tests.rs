@@ -45,6 +45,29 @@ fn only_what_was_relied_on_counts() {
 }
 
 #[test]
+fn in_a_folder_that_was_searched_only_folders_and_links_count() {
+    let (folder, mut watcher) = world();
+    let root = folder.path();
+    let mut interest = Interest::default();
+    interest.search(["images".to_owned(), "images/a".to_owned()]);
+    interest.add(["images/BUILD.ron".to_owned()]);
+    watcher.follow(&interest, false);
+    fs::create_dir(root.join("images/b")).unwrap();
+    fs::write(root.join("images/notes"), "").unwrap();
+    std::os::unix::fs::symlink("b", root.join("images/link")).unwrap();
+    for (path, counts) in [
+        ("images/b", true),
+        ("images/link", true),
+        ("images/notes", false),
+        ("images/BUILD.ron", true),
+        ("images/a", true),
+        ("images/gone", false),
+    ] {
+        assert_eq!(!watcher.take(event(EventKind::Create(CreateKind::Any), root.join(path))).is_empty(), counts, "{path}");
+    }
+}
+
+#[test]
 fn a_folder_that_went_is_followed_anew() {
     let (folder, mut watcher) = world();
     let mut interest = Interest::default();
@@ -69,6 +92,52 @@ fn what_a_link_leads_to_is_followed_where_it_lies() {
     watcher.follow(&interest, false);
     let real = outside.path().canonicalize().unwrap().join("real");
     assert_eq!(watcher.take(event(WRITE, real.clone())).paths, [real.to_string_lossy().into_owned()].into());
+}
+
+#[test]
+fn links_are_followed_to_where_nothing_is_yet() {
+    let (folder, _) = world();
+    let root = folder.path().canonicalize().unwrap();
+    let link = |to: &str, at: &str| std::os::unix::fs::symlink(to, root.join(at)).unwrap();
+    link("../a/nowhere", "images/to-nowhere");
+    link("a", "images/b");
+    link("b/src", "images/c");
+    link("around", "images/around");
+    let mut links = Links::new(&root);
+    for (path, expected) in [
+        ("images/a/Dockerfile", None),
+        ("images/a/missing", None),
+        ("images/to-nowhere", None),
+        ("images/b/Dockerfile", Some("images/a/Dockerfile")),
+        ("images/b/missing", Some("images/a/missing")),
+        ("images/c", Some("images/a/src")),
+        ("images/c/new", Some("images/a/src/new")),
+        ("images/around", None),
+    ] {
+        assert_eq!(links.elsewhere(path).as_deref(), expected, "{path}");
+    }
+    std::fs::remove_file(root.join("images/to-nowhere")).unwrap();
+    link("a/nowhere", "images/to-nowhere");
+    assert_eq!(Links::new(&root).elsewhere("images/to-nowhere").as_deref(), Some("images/a/nowhere"));
+}
+
+#[test]
+fn what_is_followed_grows_alone() {
+    let (folder, mut watcher) = world();
+    fs::create_dir_all(folder.path().join("images/b/src")).unwrap();
+    let mut more = Interest::default();
+    more.add(["images/b/src".to_owned()]);
+    assert_eq!(watcher.follow_more(&more), (true, None));
+    assert_eq!(watcher.follow_more(&more), (false, None));
+    for path in ["images/b/src/new", "images/a/src/new"] {
+        assert_eq!(watcher.take(event(WRITE, folder.path().join(path))).paths, [path.to_owned()].into());
+    }
+    // a folder that goes is followed no more, and followed anew where it comes back
+    fs::remove_dir(folder.path().join("images/b/src")).unwrap();
+    watcher.take(event(EventKind::Remove(notify::event::RemoveKind::Folder), folder.path().join("images/b/src")));
+    assert_eq!(watcher.follow_more(&Interest::default()), (false, None));
+    fs::create_dir(folder.path().join("images/b/src")).unwrap();
+    assert_eq!(watcher.follow_more(&more), (true, None));
 }
 
 #[test]
@@ -131,4 +200,6 @@ fn words_for_changes() {
     let mut both = of(&["a"]);
     both.extend(of(&["b"]));
     assert_eq!(both, of(&["a", "b"]));
+    both.overflow = true;
+    assert_eq!(both.describe(), "more changed than the kernel could tell: everything was checked");
 }

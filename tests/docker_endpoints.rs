@@ -76,17 +76,16 @@ fn write_keys(folder: &Path) {
 fn tcp_with_tls_both_ways() {
     let folder = tempfile::tempdir().unwrap();
     write_keys(folder.path());
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let arguments = [
-        "-H".to_owned(),
-        format!("tcp://127.0.0.1:{port}"),
         "--tlsverify".to_owned(),
         format!("--tlscacert={}", path("ca.pem")),
         format!("--tlscert={}", path("servercert.pem")),
         format!("--tlskey={}", path("serverkey.pem")),
     ];
-    let _daemon = match Dockerd::start(&arguments) {
+    let _daemon = match Dockerd::start_at(listener, &arguments) {
         Ok(daemon) => daemon,
         Err(why) => return support::skip("tcp_with_tls_both_ways", &why),
     };

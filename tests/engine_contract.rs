@@ -17,7 +17,7 @@ use igraph::engine::embedded::{EmbeddedEngine, EmbeddedOptions};
 use igraph::engine::fake::FakeEngine;
 use igraph::engine::{Attempt, BuildRequest, ContextInput, Engine, ExportSink, Limits, Network, Output, SecretSource, TestRequest};
 use igraph::event::Stream;
-use igraph::failure::{Failure, FailureClass};
+use igraph::failure::{Failure, FailureClass, Retry};
 use igraph::image::{EngineImage, ImageConfig, ImageSource};
 use igraph::platform::Platform;
 use igraph::problem::Source;
@@ -372,6 +372,25 @@ contract! {
         // nothing of it is kept under a name
         assert!(!world.docker_cli(&["images", "--format", "{{.Repository}}:{{.Tag}}"]).iter().any(|name| name.contains("afailing")
             && name.contains("igraph/contract:")));
+    };
+
+    apt_that_ignored_its_indexes: |world| {
+        if !world.real() {
+            return;
+        }
+        let update = "mark='W: Some index' && echo \"$mark files failed to download. They have been ignored, or old ones used instead.\"";
+        // the second stands on the same step: it runs anew, whatever the engine's cache has. The classic builder can't be told to forget
+        let classic = world.kind == Kind::Classic;
+        for (number, behind) in ["", "RUN echo no package; exit 100\n"].into_iter().enumerate() {
+            let number = if classic { number } else { 0 };
+            let failure = world.build(&format!("FROM base\nRUN : {number} && {update}\n{behind}")).unwrap_err();
+            assert_eq!((failure.class, failure.retry), (FailureClass::Infra, Retry::Backoff), "{failure:?}");
+            let told = failure.message.contains("apt went on without its indexes") && failure.message.contains("(images/x/Dockerfile:2)");
+            assert!(told, "{failure:?}");
+        }
+        // a step that failed by itself is told by its own log
+        let failure = world.build("FROM base\nRUN echo fine\nRUN exit 100\n").unwrap_err();
+        assert_eq!(failure.class, FailureClass::Step, "{failure:?}");
     };
 
     an_onbuild_step_fails_with_its_from: |world| {

@@ -3,6 +3,12 @@
 //!
 //! IGRAPH_KILL_ROUNDS is the number of kills (6), IGRAPH_KILL_SEED repeats a campaign.
 
+#[path = "support/docker_registry.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
+mod docker_registry;
+#[path = "support/proxy.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
+mod proxy;
 #[path = "support/registry.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
 mod registry;
@@ -13,10 +19,11 @@ use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use docker_registry::DockerRegistry;
 use igraph::cancel::Cancel;
 use igraph::clock::{ManualClock, Timestamp};
 use igraph::digest::Digest;
@@ -24,6 +31,7 @@ use igraph::image::ImageSource as _;
 use igraph::record::{State, StateFolder};
 use igraph::reference::Reference;
 use igraph::registry::{Client, ClientConfig, NoCredentials};
+use proxy::{Asked, Proxy};
 use registry::Registry;
 use support::{Dockerd, RootfsImage};
 
@@ -55,53 +63,39 @@ impl Content {
 enum Hub {
     /// In this process: every tag that was ever written is known.
     Scripted(Registry),
-    /// The real program: what it has at the end is known.
-    Real(DockerRegistry),
+    /// The real program, behind what counts its requests; and what each name pointed at when it was looked at last.
+    Real { _registry: DockerRegistry, front: Proxy, host: String, known: BTreeMap<String, Digest> },
 }
 
 impl Hub {
+    fn real(registry: DockerRegistry) -> Self {
+        let (front, host) = Proxy::tcp(&registry.host);
+        Self::Real { _registry: registry, front, host, known: BTreeMap::new() }
+    }
+
     fn host(&self) -> &str {
         match self {
             Self::Scripted(registry) => registry.host(),
-            Self::Real(registry) => &registry.host,
+            Self::Real { host, .. } => host,
         }
     }
-}
 
-struct DockerRegistry {
-    child: Child,
-    host: String,
-    _folder: tempfile::TempDir,
-}
-
-impl DockerRegistry {
-    fn start() -> Option<Self> {
-        let folder = tempfile::tempdir().unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let root = folder.path().display();
-        let config = format!(
-            "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {root}/data\nhttp:\n  addr: 127.0.0.1:{port}\n"
-        );
-        std::fs::write(folder.path().join("config.yml"), config).unwrap();
-        let mut child = Command::new("docker-registry")
-            .args(["serve", &folder.path().join("config.yml").to_string_lossy()])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .ok()?;
-        let host = format!("127.0.0.1:{port}");
-        while std::net::TcpStream::connect(&host).is_err() {
-            assert!(child.try_wait().unwrap().is_none(), "docker-registry ended at once");
-            std::thread::sleep(Duration::from_millis(20));
+    /// Requests since they were forgotten, and those that write a name.
+    fn asked(&self) -> (usize, usize) {
+        match self {
+            Self::Scripted(registry) => (registry.requests(), registry.moves()),
+            Self::Real { front, .. } => {
+                let names = |asked: &Asked| asked.method == "PUT" && asked.path.contains("/manifests/") && !asked.path.contains("sha256:");
+                (front.count(|_| true), front.count(names))
+            }
         }
-        Some(Self { child, host, _folder: folder })
     }
-}
 
-impl Drop for DockerRegistry {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+    fn forget_requests(&self) {
+        match self {
+            Self::Scripted(registry) => drop(registry.take_requests()),
+            Self::Real { front, .. } => drop(front.take()),
+        }
     }
 }
 
@@ -151,7 +145,7 @@ impl World {
             definition: Definition::Good,
             serial: 0,
             seen: Mutex::default(),
-            usual: Duration::from_secs(20),
+            usual: Duration::from_secs(2),
             tally: Tally::default(),
         };
         world.write("home/.keep", "");
@@ -257,22 +251,20 @@ impl World {
             Requests(usize),
             Names(usize),
         }
-        let when = match (&self.hub, self.random.u8(..4)) {
-            (Hub::Scripted(_), 0) => When::Requests(self.random.usize(1..100)),
-            (Hub::Scripted(_), 1 | 2) => When::Names(self.random.usize(1..10)),
+        let when = match self.random.u8(..4) {
+            0 => When::Requests(self.random.usize(1..100)),
+            1 | 2 => When::Names(self.random.usize(1..10)),
             _ => When::Time(self.usual.mul_f64(self.random.f64())),
         };
-        if let Hub::Scripted(registry) = &self.hub {
-            registry.take_requests();
-        }
+        self.hub.forget_requests();
         let mut child = self.igraph(&["push", "-q"]).stderr(Stdio::null()).process_group(0).spawn().unwrap();
         let group = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
         let start = Instant::now();
-        let due = || match (&when, &self.hub) {
-            (When::Time(time), _) => start.elapsed() >= *time,
-            (When::Requests(count), Hub::Scripted(registry)) => registry.requests() >= *count,
-            (When::Names(count), Hub::Scripted(registry)) => registry.moves() >= *count,
-            (_, Hub::Real(_)) => unreachable!("a real registry counts nothing"),
+        // of a real registry the requests are counted when they are sent, of the scripted one when they are answered
+        let due = || match when {
+            When::Time(time) => start.elapsed() >= time,
+            When::Requests(count) => self.hub.asked().0 >= count,
+            When::Names(count) => self.hub.asked().1 >= count,
         };
         let ended = loop {
             if child.try_wait().unwrap().is_some() {
@@ -296,24 +288,21 @@ impl World {
 
     /// Waits until the registry has dealt with all that the killed run had sent.
     fn settle(&self) {
-        let Hub::Scripted(registry) = &self.hub else { return };
         let mut seen = None;
-        while seen != Some((registry.requests(), registry.moves())) {
-            seen = Some((registry.requests(), registry.moves()));
+        while seen != Some(self.hub.asked()) {
+            seen = Some(self.hub.asked());
             std::thread::sleep(Duration::from_millis(100));
         }
     }
 
     /// Every name that was written since the last look was written to an image of its own, as its files are now, that passes.
     fn check_history(&mut self) {
-        let Hub::Scripted(registry) = &self.hub else { return };
-        registry.take_requests();
-        for moved in registry.take_moves() {
+        let prefix = format!("{}/", self.hub.host());
+        for (name, manifest) in self.moves() {
             self.tally.moves += 1;
-            let name = format!("{}:{}", moved.repository, moved.tag);
-            let image = (0..self.contents.len()).find(|image| self.references(*image).iter().any(|own| own.ends_with(&format!("/{name}"))));
+            let image = (0..self.contents.len()).find(|image| self.references(*image).contains(&format!("{prefix}{name}")));
             let image = image.unwrap_or_else(|| panic!("`{name}` is nobody's"));
-            let content = self.content(&moved.repository, moved.manifest);
+            let content = self.content(name.split(':').next().unwrap(), manifest);
             assert!(
                 content.passes(self.definition),
                 "`{name}` was moved to an image that fails its tests ({:?}): {}",
@@ -322,6 +311,37 @@ impl World {
             );
             assert_eq!(content, self.contents[image], "`{name}` was moved to something its files do not say");
         }
+    }
+
+    /// The names that were written since the last look, without host, and the manifest each got. A real registry is asked: a name that was
+    /// written twice in between counts once.
+    fn moves(&mut self) -> Vec<(String, Digest)> {
+        self.hub.forget_requests();
+        let names: Vec<(String, Option<Digest>)> = match &self.hub {
+            Hub::Scripted(registry) => {
+                return registry
+                    .take_moves()
+                    .into_iter()
+                    .map(|moved| (format!("{}:{}", moved.repository, moved.tag), moved.manifest))
+                    .collect();
+            }
+            Hub::Real { .. } => {
+                let of = |image: usize| self.references(image).into_iter().zip(self.named(image));
+                (0..self.contents.len()).flat_map(of).collect()
+            }
+        };
+        let Hub::Real { known, host, .. } = &mut self.hub else { unreachable!("the scripted one has answered") };
+        let mut moves = Vec::new();
+        for (name, manifest) in names {
+            let Some(manifest) = manifest else {
+                assert!(!known.contains_key(&name), "`{name}` was removed");
+                continue;
+            };
+            if known.insert(name.clone(), manifest) != Some(manifest) {
+                moves.push((name[host.len() + 1..].to_owned(), manifest));
+            }
+        }
+        moves
     }
 
     /// What the image under a manifest says.
@@ -368,11 +388,10 @@ impl World {
     fn finish(&mut self) {
         let start = Instant::now();
         let output = self.igraph(&["push"]).stderr(Stdio::piped()).output().unwrap();
-        // neither the first run of all nor one that had little to do
-        if start.elapsed() > Duration::from_secs(1) {
+        let said = String::from_utf8(output.stderr).unwrap();
+        if !said.contains("nothing to do") {
             self.usual = (self.usual + start.elapsed()) / 2;
         }
-        let said = String::from_utf8(output.stderr).unwrap();
         self.check_history();
         let failing: BTreeSet<usize> = (0..self.contents.len()).filter(|image| !self.contents[*image].passes(self.definition)).collect();
         self.tally.failing += failing.len();
@@ -414,15 +433,11 @@ impl World {
         self.save();
         self.finish();
         assert_eq!(self.journal(), BTreeSet::new());
-        if let Hub::Scripted(registry) = &self.hub {
-            registry.take_requests();
-        }
+        self.hub.forget_requests();
         let again = self.igraph(&["push"]).stderr(Stdio::piped()).output().unwrap();
         let said = String::from_utf8(again.stderr).unwrap();
         assert!(again.status.success() && said.starts_with("igraph: nothing to do") && said.lines().count() == 1, "{said}");
-        if let Hub::Scripted(registry) = &self.hub {
-            assert_eq!(registry.take_requests(), []);
-        }
+        assert_eq!(self.hub.asked(), (0, 0));
         let gc = self.igraph(&["gc"]).stderr(Stdio::piped()).output().unwrap();
         assert!(gc.status.success(), "{}", String::from_utf8_lossy(&gc.stderr));
         assert_eq!(self.containers(), serde_json::json!([]), "containers of dead runs are left");
@@ -509,8 +524,6 @@ fn fifty_images() {
 fn against_a_real_registry() {
     // both count the containers of one daemon
     let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let Some(registry) = DockerRegistry::start() else {
-        return support::skip("against_a_real_registry", "`docker-registry` is not installed");
-    };
-    campaign("against_a_real_registry", Hub::Real(registry), 10, kills().div_ceil(5), 4);
+    let Some(registry) = DockerRegistry::start("against_a_real_registry", None) else { return };
+    campaign("against_a_real_registry", Hub::real(registry), 10, kills().div_ceil(5), 4);
 }

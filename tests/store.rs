@@ -1,6 +1,8 @@
 //! The embedded engine's store: what `gc` keeps and removes, several igraphs at once, and that nothing but whole images is believed after
 //! kills, power cuts (unsynced writes dropped), damage and a full disk. IGRAPH_STORE_ROUNDS is the number of kills and cuts.
 
+#![expect(clippy::print_stdout, reason = "a campaign tells what it met")]
+
 mod support;
 
 use std::collections::BTreeMap;

@@ -6,6 +6,7 @@ pub mod commands;
 pub mod environment;
 mod error;
 mod exit;
+mod grounds;
 mod outcome;
 mod plan_view;
 mod printer;

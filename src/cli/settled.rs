@@ -5,16 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::args;
 use super::commands::why;
 use super::error::Error;
+use super::grounds::Grounds;
 use super::workbench::Workbench;
 use crate::digest::ImageId;
-use crate::graph::{Body, Depth, Graph, GraphOptions, NamesNode, NodeIndex};
-use crate::keys::Keys;
+use crate::graph::{Body, Depth, NamesNode, NodeIndex};
 use crate::label::{Label, NodeLabel};
 use crate::lock::LockFile;
 use crate::pattern::Selection;
-use crate::plan::{Decision, Planner, PlannerOptions, Records, Value};
+use crate::plan::{Decision, Planner, PlannerOptions, Value};
 use crate::record::State;
-use crate::spec::Destination;
 
 /// The image, in its plan.
 pub struct Settled<'a> {
@@ -59,17 +58,11 @@ pub fn with<R>(
     if !bench.catalogue.images.contains_key(&label) {
         return Err(why::unknown(&label, bench));
     }
-    let (lock, digests) = (bench.lock()?, bench.digests());
-    let records = Records::read(state, &lock)?;
-    let stand_ins = bench.stand_ins(world);
-    let destination = Destination::Workspace(bench.catalogue.workspace.registry.clone());
-    let options = GraphOptions { depth: Depth::Tag, stand_ins: &stand_ins, destination: &destination, platform: &bench.platform };
+    let lock = bench.lock()?;
+    let grounds = Grounds::read(bench, state, &lock, world, None)?;
     let selected = Selection { labels: BTreeSet::from([label.clone()]), ..Selection::default() };
-    let graph = Graph::build(&bench.catalogue, &selected, &options, &records).map_err(Error::Problems)?;
-    bench.check_stand_ins(&graph, &stand_ins)?;
-    let epoch = bench.catalogue.workspace.epoch;
-    let keys = Keys { root: bench.root(), digests: &digests, engine: bench.engine_identity(world), epoch, build_platform: &bench.platform };
-    let planner = Planner::new(&graph, keys, &records, PlannerOptions::default());
+    let graph = grounds.graph(&selected, Depth::Tag)?;
+    let planner = grounds.planner(&graph, PlannerOptions::default());
     let plan: BTreeMap<NodeIndex, Decision> = planner.plan().into_iter().collect();
     let values = |index: NodeIndex| match plan.get(&index) {
         Some(Decision::Fresh(value)) => Some(value.clone()),

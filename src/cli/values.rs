@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::reference::Reference;
-use crate::spec::parse_duration;
+use crate::spec::{DOCKER_URLS, is_docker_url, parse_duration};
 
 /// Why a value is none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,7 +43,7 @@ pub enum ValueError {
     #[error("there is no engine `{0}`: write `docker`, `docker=URL` or `embedded`")]
     Engine(String),
     /// An address that is none of a daemon.
-    #[error("`{0}` is no address of a Docker daemon: write unix:///PATH, tcp://HOST:PORT, http://HOST:PORT or https://HOST:PORT")]
+    #[error("`{0}` is no address of a Docker daemon: write {DOCKER_URLS}")]
     DockerUrl(String),
     /// No place for an image.
     #[error("`{0}` is no destination: write oci:DIR, docker-archive:FILE or docker:")]
@@ -201,8 +201,7 @@ impl fmt::Display for ExportTarget {
 
 /// The address of a Docker daemon.
 fn docker_url(url: &str) -> Result<String, ValueError> {
-    let known = ["unix://", "tcp://", "http://", "https://"].iter().any(|scheme| url.len() > scheme.len() && url.starts_with(scheme));
-    if known { Ok(url.to_owned()) } else { Err(ValueError::DockerUrl(url.to_owned())) }
+    if is_docker_url(url) { Ok(url.to_owned()) } else { Err(ValueError::DockerUrl(url.to_owned())) }
 }
 
 /// `@-` or `@FILE`: where a list of paths, one a line, comes from.
@@ -421,6 +420,7 @@ mod tests {
         assert_eq!("docker".parse(), Ok(EngineChoice::Docker(None)));
         assert_eq!("embedded".parse(), Ok(EngineChoice::Embedded));
         assert_eq!("docker=tcp://h:1".parse(), Ok(EngineChoice::Docker(Some("tcp://h:1".into()))));
+        assert_eq!("docker=ssh://me@h".parse(), Ok(EngineChoice::Docker(Some("ssh://me@h".into()))));
         for text in ["docker=", "docker=/var/run/docker.sock", "docker=unix://", "podman", ""] {
             assert!(text.parse::<EngineChoice>().is_err(), "{text}");
         }

@@ -274,6 +274,13 @@ impl<'a> Workbench<'a> {
         if matches!(choice(self, world), Choice::Embedded) { enter_user_namespace() } else { Ok(()) }
     }
 
+    /// Says how the engine works here, where it could work better.
+    pub fn say_how(&self, engine: &dyn Engine) {
+        if !engine.advice().is_empty() && !self.context.global.quiet {
+            self.context.printer.warn(format_args!("engine {}; `igraph doctor` tells what would be better", engine.description()));
+        }
+    }
+
     /// Connects to the engine, for a run where there is one.
     pub fn engine(&self, world: &args::World, run: &str) -> Result<Arc<dyn Engine>, Failure> {
         match choice(self, world) {

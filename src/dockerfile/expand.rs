@@ -187,7 +187,7 @@ impl<'a> Expander<'a> {
             .collect()
     }
 
-    /// The instruction as it runs. FROM, ARG and ONBUILD stay as they are: they have rules of their own.
+    /// The instruction as it runs. FROM, ARG and ONBUILD stay as they are: they have rules of their own; the caller does ARG.
     pub fn instruction(&mut self, instruction: &Instruction) -> Result<Expanded, Problem> {
         let mut expanded = Expanded { instruction: instruction.clone(), mounts: Vec::new(), unknown_source: None };
         let command = &mut expanded.instruction.command;

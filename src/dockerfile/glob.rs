@@ -99,20 +99,22 @@ impl ShellPattern {
 
     /// `value` without the shortest or longest end that matches.
     pub fn without_suffix(&self, value: &str, longest: bool) -> String {
-        let chars: Vec<char> = value.chars().collect();
-        let fits = |start: &usize| ends(&self.0, &chars, starts_at(*start, chars.len()))[chars.len()];
-        let start = if longest { (0..=chars.len()).find(fits) } else { (0..=chars.len()).rev().find(fits) };
-        chars[..start.unwrap_or(chars.len())].iter().collect()
+        // from the back: all starts of a match at once
+        let backwards: Vec<char> = value.chars().rev().collect();
+        let tokens: Vec<Token> = self.0.iter().rev().cloned().collect();
+        let lengths = ends(&tokens, &backwards, starts_at(0, backwards.len()));
+        let length = if longest { lengths.iter().rposition(|end| *end) } else { lengths.iter().position(|end| *end) };
+        backwards[length.unwrap_or(0)..].iter().rev().collect()
     }
 
     /// `value` with the first match, or all, replaced; a match starts as early and is as long as can be.
     pub fn replace(&self, value: &str, text: &str, all: bool) -> String {
         let chars: Vec<char> = value.chars().collect();
+        let mut matches = Matches::new(&self.0, &chars);
         let mut result = String::new();
         let (mut at, mut last_end) = (0, None);
         while at <= chars.len() {
-            let end = ends(&self.0, &chars, starts_at(at, chars.len())).iter().rposition(|end| *end);
-            match end {
+            match matches.longest(at) {
                 // an empty match right behind a match is none
                 Some(end) if end > at || last_end != Some(at) => {
                     result.push_str(text);
@@ -132,6 +134,57 @@ impl ShellPattern {
             at += 1;
         }
         result
+    }
+}
+
+/// The matches of a shell pattern at ever later places of a text. The pattern falls into pieces between its stars: all but the last are
+/// taken where they first come, the last where it last comes, and since places only grow each piece is looked for once through the text.
+struct Matches<'a> {
+    text: &'a [char],
+    pieces: Vec<&'a [Token]>,
+    /// Where each piece between the first and the last was found.
+    found: Vec<Option<usize>>,
+    /// Where the last piece comes last.
+    last: Option<usize>,
+}
+
+impl<'a> Matches<'a> {
+    fn new(tokens: &'a [Token], text: &'a [char]) -> Self {
+        let pieces: Vec<&[Token]> = tokens.split(|token| *token == Token::Rest).collect();
+        let mut matches = Self { text, found: Vec::new(), last: None, pieces };
+        let end = matches.pieces.len() - 1;
+        matches.last = (0..=text.len()).rev().find(|at| matches.is_at(end, *at));
+        matches.found = (0..end).map(|piece| matches.next(piece, 0)).collect();
+        matches
+    }
+
+    fn is_at(&self, piece: usize, at: usize) -> bool {
+        let tokens = self.pieces[piece];
+        let Some(text) = self.text.get(at..at + tokens.len()) else { return false };
+        tokens.iter().zip(text).all(|(token, char)| *token == Token::Any || *token == Token::Char(*char))
+    }
+
+    fn next(&self, piece: usize, from: usize) -> Option<usize> {
+        (from..=self.text.len()).find(|at| self.is_at(piece, *at))
+    }
+
+    /// The end of the longest match that starts at `at`, which is not before that of an earlier call.
+    fn longest(&mut self, at: usize) -> Option<usize> {
+        if !self.is_at(0, at) {
+            return None;
+        }
+        let mut at = at + self.pieces[0].len();
+        let end = self.pieces.len() - 1;
+        if end == 0 {
+            return Some(at);
+        }
+        for piece in 1..end {
+            if self.found[piece]? < at {
+                self.found[piece] = self.next(piece, at);
+            }
+            at = self.found[piece]? + self.pieces[piece].len();
+        }
+        self.last.filter(|last| *last >= at).map(|last| last + self.pieces[end].len())
     }
 }
 
@@ -281,6 +334,16 @@ mod tests {
         for pattern in ["[", "[]a]", "[a", "a\\", "[-x]", "[a-]"] {
             assert!(PathPattern::parse(pattern).is_err(), "{pattern}");
         }
+    }
+
+    #[test]
+    fn shell_patterns_take_their_length_in_time() {
+        let value = "ab".repeat(100_000);
+        let pattern = ShellPattern::parse("b*a*b*c").unwrap();
+        assert_eq!(pattern.replace(&value, "-", true), value);
+        assert_eq!(pattern.without_suffix(&value, true), value);
+        let pattern = ShellPattern::parse("a?").unwrap();
+        assert_eq!(pattern.replace(&value, "-", true), "-".repeat(100_000));
     }
 
     #[test]

@@ -117,7 +117,7 @@ fn matches_or_parent(pattern: &IgnorePattern, path: &str) -> bool {
 }
 
 /// The patterns of an ignore file as written, cleaned, with their places.
-fn read(text: &str) -> Vec<(String, std::ops::Range<usize>)> {
+pub(super) fn read(text: &str) -> Vec<(String, std::ops::Range<usize>)> {
     let mut patterns = Vec::new();
     let mut at = 0;
     for line in text.split_inclusive('\n') {

@@ -8,6 +8,8 @@ mod context;
 mod expand;
 mod features;
 mod flags;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod generate;
 mod glob;
 mod heredoc;
@@ -37,6 +39,7 @@ pub use instruction::{
 };
 pub use listing::{Listing, list_context};
 pub use parse::{SUBJECT, parse, parse_test};
+pub use resolve::is_proxy;
 pub use resolved::{
     Configs, Environment, Feature, FromTarget, ImageUse, NoConfigs, Request, Resolved, ResolvedStage, Secret, Ssh, Step, UseKind,
 };

@@ -17,7 +17,8 @@ use crate::problem::{Place, Problem, Source, nearest};
 /// Proxies are passed to builds by themselves and count for no key (Dockerfile reference, "Predefined ARGs").
 const PROXIES: [&str; 5] = ["http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy"];
 
-fn is_proxy(name: &str) -> bool {
+/// Whether an argument is predefined: RUN sees it undeclared, and it is in no key.
+pub fn is_proxy(name: &str) -> bool {
     PROXIES.contains(&name) || PROXIES.iter().any(|proxy| proxy.to_ascii_uppercase() == name)
 }
 
@@ -346,16 +347,24 @@ impl<'a> Resolver<'a> {
         };
         // a trigger of a base has no directives
         let escape = if origin.from.is_some() { '\\' } else { self.dockerfile.directives.escape };
+        let mut defaults = Vec::new();
         if let Command::Arg(declarations) = &instruction.command {
             for ArgDeclaration { name, default } in declarations {
+                let mut expanded = None;
                 let value = match (self.request.args.get(&name.value), default) {
-                    (Some(requested), _) => Some(requested.clone()),
+                    (Some(requested), default) => {
+                        // it counts for nothing, but for what the image's history says
+                        expanded = default.as_ref().and_then(|default| Expander::new(escape, scope, &origin).word(default).ok());
+                        Some(requested.clone())
+                    }
                     (None, Some(default)) => {
                         let mut expander = Expander::new(escape, scope, &origin);
-                        let value = expander.word(default)?.value;
+                        let word = expander.word(default)?;
                         if expander.pattern {
                             self.feature(Feature::PatternExpansion, &shown(&default.span));
                         }
+                        let value = word.value.clone();
+                        expanded = Some(word);
                         Some(value)
                     }
                     (None, None) => {
@@ -372,10 +381,14 @@ impl<'a> Resolver<'a> {
                 if !is_proxy(&name.value) {
                     self.resolved.args.insert(name.value.clone(), value);
                 }
+                defaults.push(ArgDeclaration { name: name.clone(), default: expanded.or_else(|| default.clone()) });
             }
         }
         let mut expander = Expander::new(escape, scope, &origin);
-        let expanded = expander.instruction(&instruction)?;
+        let mut expanded = expander.instruction(&instruction)?;
+        if let Command::Arg(declarations) = &mut expanded.instruction.command {
+            *declarations = defaults;
+        }
         let pattern = expander.pattern;
         if let (Some(name), None) = (&expanded.unknown_source, &self.resolved.context.whole) {
             let base = scope.unknown_base.as_deref().unwrap_or_default();

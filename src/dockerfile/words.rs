@@ -3,6 +3,13 @@
 
 use super::glob::ShellPattern;
 
+/// How deep `${A:-${B:-…}}` may be nested.
+const DEEPEST: usize = 100;
+/// Bytes that variables may bring into one word: a few lines of `ENV A=$A$A` would fill the memory.
+const LONGEST: usize = 1 << 20;
+/// Characters of patterns times those of the values they are held against, in one word: so much takes moments.
+const MOST_WORK: usize = 1 << 26;
+
 /// How a word is read.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Lexer {
@@ -27,7 +34,7 @@ impl Lexer {
     /// Expands `source`; `value` gives the value of a name, `None` where it is unset.
     pub fn expand(self, source: &str, value: &dyn Fn(&str) -> Option<String>) -> Result<Expansion, WordError> {
         let chars = source.chars().collect();
-        let mut reader = Reader { lexer: self, chars, at: 0, value, names: Vec::new(), pattern: false };
+        let mut reader = Reader { lexer: self, chars, at: 0, value, names: Vec::new(), pattern: false, depth: 0, brought: 0, work: 0 };
         let (text, words) = reader.until(None, self.raw_escapes)?;
         Ok(Expansion { text, words, names: reader.names, pattern: reader.pattern })
     }
@@ -63,6 +70,12 @@ pub(super) enum WordError {
     Required { name: String, message: String },
     #[error("invalid pattern `{pattern}` in a substitution")]
     Pattern { pattern: String },
+    #[error("substitutions are nested more than {DEEPEST} deep")]
+    TooDeep,
+    #[error("its variables come to more than {} MiB", LONGEST >> 20)]
+    TooLong,
+    #[error("its patterns and the values they are held against are too long")]
+    TooMuch,
 }
 
 #[derive(Default)]
@@ -107,6 +120,12 @@ struct Reader<'a> {
     value: &'a dyn Fn(&str) -> Option<String>,
     names: Vec<(String, bool)>,
     pattern: bool,
+    /// Substitutions around the one that is read.
+    depth: usize,
+    /// Bytes that came from variables so far.
+    brought: usize,
+    /// Of [`MOST_WORK`].
+    work: usize,
 }
 
 impl Reader<'_> {
@@ -281,7 +300,27 @@ impl Reader<'_> {
         name
     }
 
+    /// A pattern that is held against `value`.
+    fn pattern(&mut self, pattern: &str, value: &str) -> Result<ShellPattern, WordError> {
+        self.work = self.work.saturating_add(pattern.len().saturating_mul(value.len()));
+        if self.work > MOST_WORK {
+            return Err(WordError::TooMuch);
+        }
+        ShellPattern::parse(pattern).ok_or_else(|| WordError::Pattern { pattern: pattern.to_owned() })
+    }
+
     fn dollar(&mut self) -> Result<String, WordError> {
+        if self.depth == DEEPEST {
+            return Err(WordError::TooDeep);
+        }
+        self.depth += 1;
+        let text = self.dollar_inner()?;
+        self.depth -= 1;
+        self.brought = self.brought.saturating_add(text.len());
+        if self.brought > LONGEST { Err(WordError::TooLong) } else { Ok(text) }
+    }
+
+    fn dollar_inner(&mut self) -> Result<String, WordError> {
         self.at += 1;
         if self.peek() != Some('{') {
             let name = self.name();
@@ -343,7 +382,7 @@ impl Reader<'_> {
                     Some(rest) => (true, rest),
                     None => (false, word.as_str()),
                 };
-                let pattern = ShellPattern::parse(pattern).ok_or_else(|| WordError::Pattern { pattern: pattern.to_owned() })?;
+                let pattern = self.pattern(pattern, &value)?;
                 Ok(if modifier == '#' { pattern.without_prefix(&value, longest) } else { pattern.without_suffix(&value, longest) })
             }
         }
@@ -360,10 +399,10 @@ impl Reader<'_> {
         })?;
         let (text, _) = self.until(Some('}'), true)?;
         match self.lookup(name) {
-            None if self.lexer.skip_unset => Ok(format!("${{{name}/{pattern}/{text}}}")),
+            None if self.lexer.skip_unset => Ok(format!("${{{name}{}{pattern}/{text}}}", if all { "//" } else { "/" })),
             value => {
-                let parsed = ShellPattern::parse(&pattern).ok_or(WordError::Pattern { pattern })?;
-                Ok(parsed.replace(&value.unwrap_or_default(), &text, all))
+                let value = value.unwrap_or_default();
+                Ok(self.pattern(&pattern, &value)?.replace(&value, &text, all))
             }
         }
     }
@@ -405,6 +444,19 @@ mod tests {
         ] {
             assert_eq!(expand(word), expected, "{word}");
         }
+    }
+
+    #[test]
+    fn what_would_fill_stack_or_memory_is_refused() {
+        let nested = |depth: usize| format!("{}x{}", "${U:-".repeat(depth), "}".repeat(depth));
+        assert_eq!(expand(&nested(DEEPEST)), "x");
+        assert_eq!(expand(&nested(100_000)), "error: substitutions are nested more than 100 deep");
+        let long = "x".repeat(1000);
+        let error = Lexer::new('\\').expand(&"$V".repeat(2000), &|_| Some(long.clone())).unwrap_err();
+        assert_eq!(error.to_string(), "its variables come to more than 1 MiB");
+        let long = "x".repeat(10_000);
+        let error = Lexer::new('\\').expand("${V#$V}", &|_| Some(long.clone())).unwrap_err();
+        assert_eq!(error.to_string(), "its patterns and the values they are held against are too long");
     }
 
     #[test]

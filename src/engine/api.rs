@@ -99,6 +99,15 @@ pub struct TestRequest<'a> {
     pub proxies: &'a BTreeMap<String, String>,
 }
 
+/// What an engine lacks on this machine to work better.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Advice {
+    /// What is missing.
+    pub lacks: String,
+    /// The command that mends it.
+    pub command: String,
+}
+
 /// Takes what [`Engine::export`] reads. Order is the engine's; each image's config comes once, each wanted layer once.
 pub trait ExportSink {
     /// The exact bytes of an image's config.
@@ -138,6 +147,11 @@ pub trait Engine: Send + Sync {
 
     /// For records and people: like `docker 20.10.24 at unix:///var/run/docker.sock (overlay2, BuildKit)`.
     fn description(&self) -> String;
+
+    /// What would make it better here; empty where it has all that it uses.
+    fn advice(&self) -> Vec<Advice> {
+        Vec::new()
+    }
 
     /// What of this build the engine can't do, with the line and the way out; asked before anything runs.
     fn refusals(&self, dockerfile: &Dockerfile, resolved: &Resolved, secrets_or_ssh: bool) -> Vec<Problem>;

@@ -9,3 +9,5 @@ pub mod fake;
 mod words;
 
 pub use api::*;
+#[cfg(any(test, fuzzing))]
+pub(crate) use embedded::fuzz;

@@ -24,7 +24,7 @@ pub(super) fn run(world: &World<'_>, index: NodeIndex, test: &TestNode<'_>, job:
     let lost = LostNode::default();
     let terms = Terms {
         policy: world.policy(&test.spec.retries),
-        step_too: test.spec.origin.has("retries"),
+        step_too: test.spec.origin.has("retries") || world.options.retries.is_some(),
         timeout: test.spec.timeout.or(world.options.timeout),
     };
     let attempts = attempts::attempt(world, &label, &terms, |attempt, _| {

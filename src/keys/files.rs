@@ -48,6 +48,8 @@ pub struct FileDigests {
     stored: Vec<u8>,
     seen: Vec<AtomicBool>,
     fresh: Mutex<HashMap<Identity, (Stamp, [u8; 32])>>,
+    /// Whether something was added that is not saved.
+    unsaved: AtomicBool,
     /// By device, whether its stamps are coarse.
     coarse: Mutex<HashMap<u64, bool>>,
     clock: Box<dyn Fn() -> i64 + Send + Sync>,
@@ -72,6 +74,7 @@ impl FileDigests {
             stored,
             seen: (0..count).map(|_| AtomicBool::new(false)).collect(),
             fresh: Mutex::default(),
+            unsaved: AtomicBool::new(false),
             coarse: Mutex::default(),
             clock: Box::new(clock),
         }
@@ -108,7 +111,7 @@ impl FileDigests {
     /// Where it can't be written. Nothing depends on it but speed.
     pub fn save(&self) -> io::Result<()> {
         let fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
-        if fresh.is_empty() {
+        if !self.unsaved.swap(false, Ordering::Relaxed) {
             return Ok(());
         }
         let mut records: BTreeMap<Identity, [u8; RECORD]> = BTreeMap::new();
@@ -204,6 +207,7 @@ impl FileDigests {
                 if before.is_settled(clock, self.is_coarse(before.device, &file)) {
                     let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
                     fresh.insert((before.device, before.inode), (before, digest));
+                    self.unsaved.store(true, Ordering::Relaxed);
                 }
                 return Ok((before, digest));
             }

@@ -68,6 +68,7 @@ fn plant(world: &World, path: &str) -> FileDigests {
     let digests = world.load();
     let stamp = world.entry(path).stamp;
     digests.fresh.lock().unwrap().insert((stamp.device, stamp.inode), (stamp, of("planted")));
+    digests.unsaved.store(true, Ordering::Relaxed);
     digests.save().unwrap();
     world.load()
 }

@@ -22,7 +22,8 @@ type OwnerConfigs = HashMap<(NodeLabel, Platform), Option<Arc<ImageConfig>>>;
 pub struct Records<'a> {
     state: &'a State,
     lock: &'a LockFile,
-    results: HashMap<Key, Summary>,
+    /// All, or `None` where each is asked for.
+    results: Option<HashMap<Key, Summary>>,
     names: HashMap<(NameScope, Reference), PastName>,
     configs: Mutex<HashMap<ImageId, Arc<ImageConfig>>>,
     owners: Mutex<OwnerConfigs>,
@@ -40,13 +41,26 @@ impl<'a> Records<'a> {
             let in_flight = name.scope == NameScope::Registry && in_flight.contains(&name.name);
             ((name.scope, name.name), PastName { key: name.key, image: name.image, in_flight })
         });
-        Ok(Self { state, lock, results: state.summaries()?, names: names.collect(), configs: Mutex::default(), owners: Mutex::default() })
+        let results = Some(state.summaries()?);
+        Ok(Self { state, lock, results, names: names.collect(), configs: Mutex::default(), owners: Mutex::default() })
+    }
+
+    /// Reads nothing yet: for plans of few nodes, and of no names.
+    pub fn when_asked(state: &'a State, lock: &'a LockFile) -> Self {
+        Self { state, lock, results: None, names: HashMap::new(), configs: Mutex::default(), owners: Mutex::default() }
     }
 }
 
 impl Past for Records<'_> {
     fn result(&self, key: Key) -> Option<PastResult> {
-        let summary = self.results.get(&key)?;
+        let asked;
+        let summary = match &self.results {
+            Some(all) => all.get(&key)?,
+            None => {
+                asked = self.state.results_for_keys(&[key]).ok()?.pop()??;
+                &asked
+            }
+        };
         let good = summary.verdict.is_good();
         // the run is told only of failures
         let failed = if good { None } else { self.state.result(&key).ok().flatten() };

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use rusqlite::config::DbConfig;
 use rusqlite::types::Type;
 use rusqlite::{Connection, OpenFlags, Row, Transaction, TransactionBehavior};
 use serde::de::DeserializeOwned;
@@ -162,6 +163,9 @@ fn open_with(path: &Path, name: &Path, access: OpenFlags) -> Result<Connection, 
             _ => RecordError::database(path, source),
         })?;
     connection.set_prepared_statement_cache_capacity(64);
+    // otherwise a cached statement is prepared again for every value it is asked with
+    let stable = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true);
+    stable.map_err(|source| RecordError::database(path, source))?;
     Ok(connection)
 }
 

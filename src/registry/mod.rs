@@ -30,6 +30,8 @@ mod credentials;
 mod download;
 mod fault;
 mod flight;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod layout_writer;
 mod manifest;
 mod names;

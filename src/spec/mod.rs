@@ -29,4 +29,5 @@ pub use model::{
     TestForm, Tls, Workspace,
 };
 pub use names::{Destination, ImageName, ParseRegistryError, Registry};
-pub use walk::{BUILD_FILE, find_root};
+pub use walk::{BUILD_FILE, find_root, lists_the_same};
+pub use workspace::{DOCKER_URLS, is_docker_url};

@@ -2,6 +2,7 @@
 //!
 //! Folders whose name begins with `.`, `igraph-out`, and symbolic links to folders are not searched.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -119,6 +120,27 @@ pub fn find_packages(root: &Path, packages: &str) -> Option<Found> {
     found.packages.sort_by(|a, b| a.0.cmp(&b.0));
     found.files.sort();
     Some(found)
+}
+
+/// Whether a folder that a search listed holds the same folders as then, the same build file or none, and no link: other files in it
+/// are nobody's. `files` is what the search found.
+pub fn lists_the_same(root: &Path, folder: &str, files: &[LoadedFile]) -> bool {
+    let above = |path: &str| path.rsplit_once('/').map_or("", |(above, _)| above).to_owned();
+    let then: BTreeSet<&str> = files.iter().map(|file| &*file.path).filter(|path| !path.is_empty() && above(path) == folder).collect();
+    let mut now = BTreeSet::new();
+    let Ok(entries) = fs::read_dir(root.join(folder)) else { return false };
+    for entry in entries {
+        let Ok((entry, kind)) = entry.and_then(|entry| entry.file_type().map(|kind| (entry, kind))) else { return false };
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else { continue };
+        if kind.is_symlink() {
+            return false;
+        }
+        if name == BUILD_FILE || (kind.is_dir() && !name.starts_with('.') && name != OUTPUT_FOLDER) {
+            now.insert(below(folder, name));
+        }
+    }
+    now.len() == then.len() && now.iter().all(|path| then.contains(&**path))
 }
 
 fn below(folder: &str, name: &str) -> Arc<str> {

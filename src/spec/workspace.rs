@@ -151,6 +151,15 @@ fn compression(fields: &Fields<'_, '_>, sink: &mut Sink<'_>) -> Compression {
     }
 }
 
+/// How the addresses of Docker daemons look.
+pub const DOCKER_URLS: &str = "unix:///PATH, tcp://HOST:PORT, http://HOST:PORT, https://HOST:PORT or ssh://USER@HOST";
+
+/// Whether it looks like one; the engine parses it.
+pub fn is_docker_url(text: &str) -> bool {
+    let known = |scheme: &str| matches!(scheme, "unix" | "tcp" | "http" | "https" | "ssh");
+    text.split_once("://").is_some_and(|(scheme, rest)| known(scheme) && !rest.is_empty())
+}
+
 fn engine(fields: &Fields<'_, '_>, sink: &mut Sink<'_>) -> EngineChoice {
     let docker = EngineChoice::Docker { host: None };
     let Some(node) = fields.find("engine") else { return EngineChoice::Embedded };
@@ -179,7 +188,15 @@ fn engine(fields: &Fields<'_, '_>, sink: &mut Sink<'_>) -> EngineChoice {
     match &node.kind {
         Kind::Call(call) => {
             let fields = Fields::of(call, span, &ENGINE, &[], sink);
-            EngineChoice::Docker { host: fields.filled("host", sink).map(|(text, _)| text.into()) }
+            let host = fields.filled("host", sink).filter(|(host, span)| {
+                let known = is_docker_url(host);
+                if !known {
+                    let hint = format!("write {DOCKER_URLS}");
+                    sink.report_hint(*span, format!("`{host}` is no address of a Docker daemon"), hint);
+                }
+                known
+            });
+            EngineChoice::Docker { host: host.map(|(text, _)| text.into()) }
         }
         _ => docker,
     }

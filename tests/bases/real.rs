@@ -187,7 +187,7 @@ fn an_empty_daemon_gets_its_bases_back() {
     write("one");
     assert_eq!(run(&world, &daemon, &["test"]).expect(0).labels("BUILD").len(), 4);
     run(&world, &daemon, &["test"]).expect(0).says("nothing to do");
-    let empty = Dockerd::start(&[]).unwrap_or_else(|why| panic!("{why}"));
+    let empty = Dockerd::start().unwrap_or_else(|why| panic!("{why}"));
     run(&world, &empty, &["test"]).expect(0).says("nothing to do");
     write("two");
     let ran = run(&world, &empty, &["test"]).expect(0);

@@ -125,6 +125,15 @@ fn another_wrong_engine() {
 
 #[test]
 fn a_wrong_engine_host() {
+    insta::assert_snapshot!(workspace(r#"Workspace(engine: Docker(host: "/var/run/docker.sock"))"#), @r#"
+        error: `/var/run/docker.sock` is no address of a Docker daemon
+         --> BUILD.ron:1:32
+          |
+        1 | Workspace(engine: Docker(host: "/var/run/docker.sock"))
+          |                                ^^^^^^^^^^^^^^^^^^^^^^
+          |
+          = help: write unix:///PATH, tcp://HOST:PORT, http://HOST:PORT, https://HOST:PORT or ssh://USER@HOST
+        "#);
     insta::assert_snapshot!(workspace(r#"Workspace(engine: Docker(host: ""), retries: (max_delay: "1s"))"#), @r#"
         error: `host` is empty
          --> BUILD.ron:1:32

@@ -1,6 +1,9 @@
-//! A Docker daemon for one test process, in a folder of its own, without a bridge: containers and builds get the host's network or none.
+//! A Docker daemon for one test process, in a folder and a network namespace of its own, without a bridge: a daemon without one removes
+//! the `docker0` of whatever other daemon runs in its namespace. Containers and builds get that empty network, or none.
 
 use std::io::Write;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -31,7 +34,7 @@ impl Dockerd {
         let other = std::env::var(OTHER).ok().and_then(|url| url.strip_prefix("unix://").map(PathBuf::from));
         let started = match other {
             Some(socket) => tempfile::tempdir().map(|folder| Self { child: None, folder, socket }).map_err(|error| error.to_string()),
-            None => Self::start(&[]),
+            None => Self::start(),
         };
         match started {
             Ok(daemon) => {
@@ -46,8 +49,19 @@ impl Dockerd {
         }
     }
 
-    /// A daemon with more arguments.
-    pub fn start(arguments: &[String]) -> Result<Self, String> {
+    /// A fresh daemon.
+    pub fn start() -> Result<Self, String> {
+        Self::start_in_namespace(r#"exec dockerd "$@" </dev/null"#, Stdio::null(), &[])
+    }
+
+    /// A daemon that listens here too, with more arguments.
+    pub fn start_at(listener: TcpListener, arguments: &[String]) -> Result<Self, String> {
+        // as systemd hands a socket over; it stays one of this network
+        let script = r#"export LISTEN_PID=$$ LISTEN_FDS=1; exec dockerd -H fd:// "$@" 3<&0 </dev/null"#;
+        Self::start_in_namespace(script, OwnedFd::from(listener).into(), arguments)
+    }
+
+    fn start_in_namespace(script: &str, input: Stdio, arguments: &[String]) -> Result<Self, String> {
         if !nix::unistd::geteuid().is_root() {
             return Err("a Docker daemon needs root".into());
         }
@@ -56,8 +70,8 @@ impl Dockerd {
         let path = folder.path();
         let log = std::fs::File::create(path.join("log")).map_err(|error| error.to_string())?;
         let errors = log.try_clone().map_err(|error| error.to_string())?;
-        let child = Command::new("dockerd")
-            .arg("--data-root")
+        let child = Command::new("unshare")
+            .args(["--net", "sh", "-c", script, "sh", "--data-root"])
             .arg(path.join("data"))
             .arg("--exec-root")
             .arg(path.join("exec"))
@@ -67,11 +81,11 @@ impl Dockerd {
             .arg(format!("unix://{}", path.join("docker.sock").display()))
             .args(["--bridge", "none", "--iptables=false"])
             .args(arguments)
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(log)
             .stderr(errors)
             .spawn()
-            .map_err(|error| format!("the program `dockerd` can't be run: {error}"))?;
+            .map_err(|error| format!("the program `unshare` can't be run: {error}"))?;
         let socket = path.join("docker.sock");
         let daemon = Self { child: Some(Mutex::new(child)), folder, socket };
         let deadline = Instant::now() + Duration::from_secs(60);

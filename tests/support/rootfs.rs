@@ -77,6 +77,11 @@ impl RootfsImage {
         Self { config: serde_json::to_vec(&config).unwrap(), layers, bytes }
     }
 
+    /// A config and its layers, base first.
+    pub fn of_parts(config: Vec<u8>, bytes: Vec<Vec<u8>>) -> Self {
+        Self { config, ..Self::of_layers(bytes, &[]) }
+    }
+
     /// The uncompressed layers.
     pub fn layer_bytes(&self) -> &[Vec<u8>] {
         &self.bytes

@@ -41,6 +41,7 @@ pub struct How {
     pub locked: bool,
     pub fail_fast: bool,
     pub jobs: Option<usize>,
+    pub retries: Option<u32>,
     pub cancel: Cancel,
     /// See [`OnAttempt`].
     pub on_attempt: Option<OnAttempt>,
@@ -290,7 +291,7 @@ impl House {
                 options: Options {
                     jobs: how.jobs.unwrap_or(4),
                     fail_fast: how.fail_fast,
-                    retries: None,
+                    retries: how.retries,
                     timeout: None,
                     verify: how.verify,
                     locked: how.locked,

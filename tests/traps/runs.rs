@@ -176,6 +176,19 @@ fn a_flaky_test_is_said_to_be_one_and_passes() {
 }
 
 #[test]
+fn a_test_that_fails_by_itself_is_tried_again_where_that_is_asked_for() {
+    let house = pair("FROM scratch\nRUN true\n", "FROM scratch\nRUN true\nRUN true\n");
+    house.engine.fail("p-1-smoke", [Failure::step("exit 1")]);
+    assert_eq!(house.run(Depth::Test).of("//p:1[test/smoke]"), "failed: exit 1");
+    house.engine.fail("p-1-smoke", [Failure::step("exit 1")]);
+    let ran = house.run_of(Depth::Test, &["//..."], &How { retries: Some(1), ..How::default() });
+    assert_eq!(ran.of("//p:1[test/smoke]"), "flaky");
+    house.package(r#"Test(name: "own", run: ["exit 0"], retries: 1), Image(name: "1", dockerfile: "one", tests: [":own"])"#);
+    house.engine.fail("p-1-own", [Failure::step("exit 1")]);
+    assert_eq!(house.run(Depth::Test).of("//p:1[test/own]"), "flaky");
+}
+
+#[test]
 fn verify_finds_what_is_gone_and_says_nothing_where_it_cannot_ask() {
     let house = pair("FROM scratch\nRUN true\n", "FROM {host}/p:1\nRUN true\n");
     let one = house.run(Depth::Build).image("//p:1");

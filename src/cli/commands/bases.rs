@@ -4,24 +4,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::cli::args::{Outdated, Update};
+use crate::cli::args::{Outdated, Update, World};
 use crate::cli::error::Error;
 use crate::cli::exit::Exit;
+use crate::cli::grounds::Grounds;
 use crate::cli::program::Context;
 use crate::cli::workbench::Workbench;
 use crate::clock::Clock;
 use crate::event::NodeKind;
 use crate::execute::retry::next_wait;
 use crate::failure::Failure;
-use crate::graph::{BaseSource, Body, Depth, Graph, GraphOptions, NodeIndex};
+use crate::graph::{BaseSource, Body, Depth, Graph, NodeIndex};
 use crate::label::NodeLabel;
 use crate::lock::{LockEntry, LockFile, LockedBase};
 use crate::pattern::Selection;
-use crate::plan::Records;
 use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::registry::{Client, ResolvedBase};
-use crate::spec::Destination;
 
 /// A registry base of the catalogue, and what stands on it.
 struct Found {
@@ -187,11 +186,8 @@ fn bases(bench: &Workbench<'_>, lock: &LockFile, what: &[String]) -> Result<Vec<
 
 fn found(bench: &Workbench<'_>, lock: &LockFile, selection: &Selection, what: &[String]) -> Result<Vec<Found>, Error> {
     let state = bench.state_read_only()?;
-    let records = Records::read(&state, lock)?;
-    let stand_ins = Default::default();
-    let destination = Destination::Workspace(bench.catalogue.workspace.registry.clone());
-    let options = GraphOptions { depth: Depth::Push, stand_ins: &stand_ins, destination: &destination, platform: &bench.platform };
-    let graph = Graph::build(&bench.catalogue, selection, &options, &records).map_err(Error::Problems)?;
+    let grounds = Grounds::read(bench, &state, lock, &World::default(), None)?;
+    let graph = grounds.graph(selection, Depth::Push)?;
     let wanted = wanted(bench, &graph, what)?;
     let mut found: BTreeMap<(Reference, Platform), Found> = BTreeMap::new();
     for index in graph.order() {

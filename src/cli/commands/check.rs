@@ -1,36 +1,25 @@
 //! `check`: loads and validates everything, and needs no engine.
 
-use crate::cli::args::Check;
+use crate::cli::args::{Check, World};
 use crate::cli::error::Error;
 use crate::cli::exit::Exit;
+use crate::cli::grounds::Grounds;
 use crate::cli::program::Context;
 use crate::cli::workbench::Workbench;
-use crate::graph::{Depth, Graph, GraphOptions};
-use crate::keys::Keys;
-use crate::plan::{Decision, Planner, PlannerOptions, Records};
+use crate::graph::Depth;
+use crate::plan::{Decision, PlannerOptions};
 use crate::problem::Problem;
-use crate::spec::{Destination, Tls};
+use crate::spec::Tls;
 
 /// Checks.
 pub fn run(args: &Check, context: &Context<'_>) -> Result<Exit, Error> {
     let bench = Workbench::load(context)?;
     let state = bench.state_read_only()?;
     let lock = bench.lock()?;
-    let digests = bench.digests();
-    let records = Records::read(&state, &lock)?;
-    let stand_ins = Default::default();
-    let destination = Destination::Workspace(bench.catalogue.workspace.registry.clone());
-    let options = GraphOptions { depth: Depth::Push, stand_ins: &stand_ins, destination: &destination, platform: &bench.platform };
+    let grounds = Grounds::read(&bench, &state, &lock, &World::default(), None)?;
     let scope = if args.selection.patterns.is_empty() { bench.everything() } else { bench.select(&args.selection.patterns, &[])? };
-    let graph = Graph::build(&bench.catalogue, &scope, &options, &records).map_err(Error::Problems)?;
-    let keys = Keys {
-        root: bench.root(),
-        digests: &digests,
-        engine: bench.engine_identity(&Default::default()),
-        epoch: bench.catalogue.workspace.epoch,
-        build_platform: &bench.platform,
-    };
-    let planner = Planner::new(&graph, keys, &records, PlannerOptions::default());
+    let graph = grounds.graph(&scope, Depth::Push)?;
+    let planner = grounds.planner(&graph, PlannerOptions::default());
     let mut problems = Vec::new();
     for (_, decision) in planner.plan() {
         if let Decision::Broken(found) = decision {

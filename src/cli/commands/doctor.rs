@@ -59,7 +59,13 @@ pub fn run(args: &Doctor, context: &Context<'_>) -> Result<Exit, Error> {
 fn tell(engine: Result<Arc<dyn Engine>, Failure>, context: &Context<'_>) -> Result<bool, Error> {
     let printer = context.printer;
     match &engine {
-        Ok(engine) => printer.line(format_args!("ok       engine {}", engine.description()))?,
+        Ok(engine) => {
+            printer.line(format_args!("ok       engine {}", engine.description()))?;
+            for advice in engine.advice() {
+                printer.line(format_args!("better   with {}", advice.lacks))?;
+                printer.line(format_args!("         {}", advice.command))?;
+            }
+        }
         Err(failure) => {
             printer.line(format_args!("missing  engine: {failure}"))?;
             if let Some(hint) = &failure.hint {

@@ -1,6 +1,6 @@
 //! `targets`: lists nodes, with their steps, what is stale, what a change affects, which names are orphans.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component as PathPart, Path, PathBuf};
 
 use serde::Serialize;
@@ -8,15 +8,15 @@ use serde::Serialize;
 use crate::cli::args::Targets;
 use crate::cli::error::Error;
 use crate::cli::exit::Exit;
+use crate::cli::grounds::Grounds;
 use crate::cli::plan_view;
 use crate::cli::program::Context;
 use crate::cli::values::PathList;
 use crate::cli::workbench::{self, Workbench};
 use crate::event::NodeKind;
-use crate::graph::{Body, Depth, Graph, GraphOptions, NodeIndex};
-use crate::keys::Keys;
+use crate::graph::{Body, Depth, Graph, NodeIndex};
 use crate::label::{Label, NodeLabel};
-use crate::plan::{Decision, Planner, PlannerOptions, Records, Value};
+use crate::plan::{Decision, Planner, PlannerOptions, Value};
 use crate::record::NameScope;
 use crate::spec::{Destination, TestForm};
 
@@ -54,23 +54,11 @@ pub fn run(args: &Targets, context: &Context<'_>) -> Result<Exit, Error> {
     }
     let state = bench.state_read_only()?;
     let lock = bench.lock()?;
-    let digests = bench.digests();
-    let records = Records::read(&state, &lock)?;
-    let stand_ins = bench.stand_ins(&args.world);
-    let destination = Destination::Workspace(bench.catalogue.workspace.registry.clone());
+    let grounds = Grounds::read(&bench, &state, &lock, &args.world, None)?;
     // whatever stands on a changed node is affected, wherever the selection ends
     let scope = if args.affected.is_some() { bench.everything() } else { selected.clone() };
-    let options = GraphOptions { depth: Depth::Push, stand_ins: &stand_ins, destination: &destination, platform: &bench.platform };
-    let graph = Graph::build(&bench.catalogue, &scope, &options, &records).map_err(Error::Problems)?;
-    bench.check_stand_ins(&graph, &stand_ins)?;
-    let keys = Keys {
-        root: bench.root(),
-        digests: &digests,
-        engine: bench.engine_identity(&args.world),
-        epoch: bench.catalogue.workspace.epoch,
-        build_platform: &bench.platform,
-    };
-    let planner = Planner::new(&graph, keys, &records, PlannerOptions::default());
+    let graph = grounds.graph(&scope, Depth::Push)?;
+    let planner = grounds.planner(&graph, PlannerOptions::default());
     let affected = match &args.affected {
         Some(list) => Some(affected(&read_paths(list)?, &bench, &graph, &planner)),
         None => None,
@@ -103,7 +91,7 @@ fn collect(
     selected: &BTreeSet<Label>,
     affected: Option<&BTreeSet<NodeIndex>>,
 ) -> Vec<Target> {
-    let decisions: std::collections::BTreeMap<NodeIndex, &Decision> = plan.iter().map(|(index, decision)| (*index, decision)).collect();
+    let decisions: BTreeMap<NodeIndex, &Decision> = plan.iter().map(|(index, decision)| (*index, decision)).collect();
     let values = |index: NodeIndex| -> Option<Value> {
         match decisions.get(&index) {
             Some(Decision::Fresh(value)) => Some(value.clone()),
@@ -120,7 +108,8 @@ fn collect(
         listed.extend(tests);
         listed
     });
-    let planned = plan_view::steps(planner, plan);
+    let planned: BTreeMap<NodeLabel, plan_view::PlannedStep> =
+        plan_view::steps(planner, plan).into_iter().map(|step| (step.label.clone(), step)).collect();
     let mut targets = Vec::new();
     for index in graph.order() {
         let node = graph.node(*index);
@@ -132,7 +121,7 @@ fn collect(
             continue;
         }
         for (label, kind) in node.steps() {
-            let step = planned.iter().find(|step| step.label == label);
+            let step = planned.get(&label);
             if args.stale && step.is_none_or(|step| step.decision == "fresh") {
                 continue;
             }

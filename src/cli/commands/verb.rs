@@ -8,6 +8,7 @@ use crate::cli::args::Verb;
 use crate::cli::environment;
 use crate::cli::error::Error;
 use crate::cli::exit::Exit;
+use crate::cli::grounds::Grounds;
 use crate::cli::outcome;
 use crate::cli::program::Context;
 use crate::cli::reporting::{self, Reporting};
@@ -18,13 +19,15 @@ use crate::digest::ImageId;
 use crate::dockerfile::Resolved;
 use crate::event::{Event, NodeKind, Sink};
 use crate::execute::{self, EngineFactory, LazyEngine, Options, Stops, World};
-use crate::graph::{BaseSource, Body, Depth, Graph, GraphOptions, NodeIndex};
-use crate::keys::{FileDigests, Keys};
+use crate::failure::Failure;
+use crate::graph::{BaseSource, Body, Depth, Graph, NodeIndex};
+use crate::keys::FileDigests;
 use crate::label::NodeLabel;
 use crate::lock::{LOCK_FILE, LockFile};
-use crate::plan::{Decision, Planner, PlannerOptions, Records, Value};
+use crate::plan::{Decision, Planner, PlannerOptions, Value};
 use crate::problem::Problem;
 use crate::record::{Recorder, State};
+use crate::reference::Reference;
 use crate::registry::Client;
 use crate::report;
 
@@ -56,13 +59,8 @@ pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>)
     let writer = if dry { None } else { Some(bench.writer(args.running.no_wait, clock.as_ref())?) };
     let state = if dry { bench.state_read_only()? } else { bench.state()? };
     let lock = bench.lock()?;
-    let digests = bench.digests();
-    let records = Records::read(&state, &lock)?;
-    let stand_ins = bench.stand_ins(&args.world);
-    let destination = bench.destination(args.registry.as_ref())?;
-    let options = GraphOptions { depth, stand_ins: &stand_ins, destination: &destination, platform: &bench.platform };
-    let graph = Graph::build(&bench.catalogue, &selection, &options, &records).map_err(Error::Problems)?;
-    bench.check_stand_ins(&graph, &stand_ins)?;
+    let grounds = Grounds::read(&bench, &state, &lock, &args.world, args.registry.as_ref())?;
+    let graph = grounds.graph(&selection, depth)?;
     if args.plan.locked {
         all_locked(&graph, &lock)?;
     }
@@ -70,16 +68,9 @@ pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>)
         context.printer.warn("no test applies to what the patterns match");
         return Ok(Exit::NoTests);
     }
-    let keys = Keys {
-        root: bench.root(),
-        digests: &digests,
-        engine: bench.engine_identity(&args.world),
-        epoch: bench.catalogue.workspace.epoch,
-        build_platform: &bench.platform,
-    };
     let forced = if args.plan.force { forced(&graph, depth) } else { BTreeSet::new() };
     let planning = PlannerOptions { forced, reason: args.plan.reason.clone(), no_cache: args.running.no_cache, ..Default::default() };
-    let planner = Planner::new(&graph, keys, &records, planning);
+    let planner = grounds.planner(&graph, planning);
     let plan = planner.plan();
     let broken: Vec<_> = plan
         .iter()
@@ -100,7 +91,7 @@ pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>)
     }
     let summary = Summary::of(&graph, &plan);
     if summary.nothing && !args.plan.verify {
-        digests.save().map_err(|source| Error::Write { path: bench.folder.file_digests(), source })?;
+        grounds.digests.save().map_err(|source| Error::Write { path: bench.folder.file_digests(), source })?;
         let line = report::nothing_to_do(&summary.scope);
         if Reporting::is_wanted(&args.output) {
             let began = summary.began(verb, args, String::new(), clock.now(), &planner.keys.engine, args.plan.reason.clone());
@@ -115,7 +106,7 @@ pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>)
         return nothing_to_do(&line, context);
     }
     let process = format!("{}-{}", std::process::id(), clock.now().0);
-    let engine = || bench.engine(&args.world, &process);
+    let engine = || bench.engine(&args.world, &process).inspect(|engine| bench.say_how(engine.as_ref()));
     let (stops, reason) = (Stops::default(), args.plan.reason.clone());
     let session = Session {
         bench: &bench,
@@ -123,7 +114,7 @@ pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>)
         verb,
         depth,
         state: &state,
-        digests: &digests,
+        digests: &grounds.digests,
         planner: &planner,
         plan: &plan,
         clock,
@@ -277,7 +268,7 @@ impl Session<'_> {
     pub fn run(&self, summary: &Summary, lock: &LockFile) -> Result<(Exit, String), Error> {
         let context = self.bench.context;
         let client = self.bench.client(self.clock.clone(), None)?;
-        let started = self.clock.now();
+        let (started, begin) = (self.clock.now(), self.clock.monotonic());
         let engine = LazyEngine::new(Box::new(|| (self.engine)()));
         self.refuse(&engine)?;
         if self.depth == Depth::Push && self.builds() {
@@ -286,7 +277,6 @@ impl Session<'_> {
         let run = self.state.begin_run(started, self.verb)?;
         let recorder = Arc::new(Recorder::begin(self.state.folder(), &run)?);
         let reporting = Reporting::begin(&self.args.output, context, self.clock.clone(), recorder.clone());
-        let begin = self.clock.monotonic();
         reporting.emit(&summary.began(self.verb, self.args, run.clone(), started, &self.planner.keys.engine, self.reason.clone()));
         let proxies = context.environment.proxies.clone();
         let lookup = environment::secret;
@@ -418,27 +408,27 @@ impl Session<'_> {
                 }
             }
         }
-        let cancel = self.bench.context.cancel;
-        let references: Vec<_> = repositories.values().collect();
-        let failures: Vec<_> = std::thread::scope(|scope| {
-            let chunks = references.chunks(references.len().div_ceil(8).max(1));
-            let threads: Vec<_> = chunks
-                .map(|chunk| {
-                    scope.spawn(move || {
-                        chunk.iter().filter_map(|repository| client.prove_push(repository, cancel).err()).collect::<Vec<_>>()
-                    })
-                })
-                .collect();
-            threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect()
-        });
-        let refused: Vec<_> = failures
-            .into_iter()
-            .filter(|failure| failure.group.as_deref().is_some_and(|group| group.starts_with("credentials ")))
-            .collect();
+        // what a host demands its first answer tells; the others then need not ask in vain
+        let mut hosts = BTreeSet::new();
+        let (first, others): (Vec<&Reference>, Vec<_>) = repositories.values().partition(|repository| hosts.insert(repository.host()));
+        let failures = [first, others].into_iter().flat_map(|repositories| self.prove_each(client, &repositories));
+        let refused: Vec<_> =
+            failures.filter(|failure| failure.group.as_deref().is_some_and(|group| group.starts_with("credentials "))).collect();
         if refused.is_empty() {
             return Ok(());
         }
         Err(Error::Credentials(refused))
+    }
+
+    /// What fails where an upload is opened in each of these, a few at a time.
+    fn prove_each(&self, client: &Client, repositories: &[&Reference]) -> Vec<Failure> {
+        let cancel = self.bench.context.cancel;
+        let prove = |chunk: &[&Reference]| chunk.iter().filter_map(|repository| client.prove_push(repository, cancel).err()).collect();
+        std::thread::scope(|scope| {
+            let chunks = repositories.chunks(repositories.len().div_ceil(8).max(1));
+            let threads: Vec<_> = chunks.map(|chunk| scope.spawn(move || -> Vec<Failure> { prove(chunk) })).collect();
+            threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect()
+        })
     }
 }
 

@@ -5,18 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::cli::args::Why;
 use crate::cli::error::Error;
 use crate::cli::exit::Exit;
+use crate::cli::grounds::Grounds;
 use crate::cli::program::Context;
 use crate::cli::workbench::Workbench;
 use crate::component::Component;
 use crate::event::Event;
-use crate::graph::{BaseNode, BaseSource, Body, Depth, Graph, GraphOptions, NodeIndex, StandIn};
-use crate::keys::{self, Keys};
+use crate::graph::{BaseNode, BaseSource, Body, Depth, Graph, NodeIndex, StandIn};
+use crate::keys;
 use crate::label::{Label, NodeLabel};
 use crate::pattern::{Pattern, Selection};
-use crate::plan::{Decision, Planner, PlannerOptions, Records, Value};
+use crate::plan::{Decision, Planner, PlannerOptions, Value};
 use crate::reason::{Reason, reasons_of_step};
 use crate::record::{RunLog, State};
-use crate::spec::Destination;
 
 /// Explains.
 pub fn run(args: &Why, context: &Context<'_>) -> Result<Exit, Error> {
@@ -42,21 +42,9 @@ pub fn run(args: &Why, context: &Context<'_>) -> Result<Exit, Error> {
         _ => bench.everything(),
     };
     let lock = bench.lock()?;
-    let digests = bench.digests();
-    let records = Records::read(&state, &lock)?;
-    let stand_ins = bench.stand_ins(&args.world);
-    let destination = Destination::Workspace(bench.catalogue.workspace.registry.clone());
-    let options = GraphOptions { depth: Depth::Push, stand_ins: &stand_ins, destination: &destination, platform: &bench.platform };
-    let graph = Graph::build(&bench.catalogue, &selected, &options, &records).map_err(Error::Problems)?;
-    bench.check_stand_ins(&graph, &stand_ins)?;
-    let keys = Keys {
-        root: bench.root(),
-        digests: &digests,
-        engine: bench.engine_identity(&args.world),
-        epoch: bench.catalogue.workspace.epoch,
-        build_platform: &bench.platform,
-    };
-    let planner = Planner::new(&graph, keys, &records, PlannerOptions::default());
+    let grounds = Grounds::read(&bench, &state, &lock, &args.world, None)?;
+    let graph = grounds.graph(&selected, Depth::Push)?;
+    let planner = grounds.planner(&graph, PlannerOptions::default());
     let plan: BTreeMap<NodeIndex, Decision> = planner.plan().into_iter().collect();
     let is_it = |index: &NodeIndex| graph.node(*index).steps().iter().any(|(step, _)| *step == label);
     let found: Vec<NodeIndex> = graph.order().iter().copied().filter(is_it).collect();

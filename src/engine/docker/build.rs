@@ -19,7 +19,7 @@ use super::engine::{DockerEngine, infra_text};
 use super::images::{content_tag, throwaway_tag};
 use super::progress::{BuildKitProgress, ClassicProgress, Line, StepLog};
 use super::session::{DOCKERFILE, Served, Session, open_session};
-use super::steps::{exit_code, place_of, plain_error};
+use super::steps::{exit_code, place_of, plain_error, said};
 use crate::engine::classify::{classify, ignored_index_failure};
 use crate::engine::context::{ContextFiles, ReadError};
 use crate::engine::{Attempt, BuildRequest, Output};
@@ -49,8 +49,8 @@ pub(super) struct Job {
 
 /// Why a build gave no image.
 pub(super) enum Broken {
-    /// The daemon says so: its error, and the log of the step if it is known.
-    Failed { error: String, step: Option<StepLog> },
+    /// The daemon says so: its error, the log of the step if it is known, and the logs of all.
+    Failed { error: String, step: Option<Box<StepLog>>, steps: Vec<StepLog> },
     /// Something of ours, or the connection.
     Failure(Failure),
 }
@@ -123,24 +123,31 @@ impl DockerEngine {
         } else {
             self.build_with_classic(&job, output).await
         };
-        let built = built.map_err(|broken| match broken {
-            Broken::Failure(failure) => failure,
-            Broken::Failed { error, step } => failed_step(&error, step.as_ref(), request),
-        })?;
-        for step in &built.steps {
-            if let Some(line) = ignored_index_failure(step.lines.iter().map(String::as_str)) {
-                let place = place_of(&step.name, request.dockerfile, request.resolved).unwrap_or_else(|| step.name.clone());
-                let message = format!("`{line}` at {place}: apt went on without its indexes, the result is not used");
-                return Err(Failure::infra(message).hint("`apt-get -o APT::Update::Error-Mode=any update` fails right there"));
+        let (built, mut steps) = match built {
+            Ok(Built { handle, steps }) => (Ok(handle), steps),
+            Err(Broken::Failure(failure)) => return Err(failure),
+            Err(Broken::Failed { error, step, mut steps }) => {
+                let failed = step.as_deref();
+                steps.retain(|other| failed.is_none_or(|step| step.name != other.name));
+                (Err(failed_step(&error, failed, request)), steps)
             }
+        };
+        // what failed behind such a step may have failed for that
+        steps.retain(|step| ignored_index_failure(step.lines.iter().map(String::as_str)).is_some());
+        if let Some(step) = steps.first() {
+            if self.facts.buildkit {
+                self.forget_step(&step.name).await;
+            }
+            return Err(ignored_indexes(step, request, built.err()));
         }
+        let handle = built?;
         for (name, image) in replaced.values() {
             let now = self.inspect(name).await?.and_then(|inspect| inspect.id);
             if now.as_deref() != Some(image.handle.as_str()) {
                 return Err(Failure::infra(format!("`{name}` was moved in the daemon during the build")));
             }
         }
-        let image = self.engine_image(&built.handle).await?;
+        let image = self.engine_image(&handle).await?;
         match self.inspect(tag).await?.and_then(|inspect| inspect.id) {
             Some(id) if id == image.handle => Ok(image),
             _ => Err(Failure::infra(format!("`{tag}` is not what was built: someone else moved it"))),
@@ -239,7 +246,7 @@ impl DockerEngine {
             return Err(problem.into());
         }
         match (end?, handle) {
-            (Some(error), _) => Err(Broken::Failed { error, step: failed }),
+            (Some(error), _) => Err(Broken::Failed { error, step: failed.map(Box::new), steps: steps() }),
             (None, Some(handle)) => Ok(Built { handle, steps: steps() }),
             (None, None) => Err(Failure::infra("the build ended without an image: the docker daemon closed the connection").into()),
         }
@@ -258,11 +265,20 @@ impl DockerEngine {
     }
 }
 
+/// A step that apt ended well without its indexes; `then` is how a later one failed.
+fn ignored_indexes(step: &StepLog, request: &BuildRequest<'_>, then: Option<Failure>) -> Failure {
+    let line = ignored_index_failure(step.lines.iter().map(String::as_str)).unwrap_or_default();
+    let place = place_of(&step.name, request.dockerfile, request.resolved).unwrap_or_else(|| step.name.clone());
+    let then = then.map_or_else(|| "the result is not used".to_owned(), |failure| failure.message);
+    let failure = Failure::infra(format!("`{line}` at {place}: apt went on without its indexes; {then}"));
+    failure.hint("`apt-get -o APT::Update::Error-Mode=any update` fails right there")
+}
+
 /// The failure of a step: `exit 100 at RUN apt-get update (Dockerfile:7)`, its class from the step's own log.
 fn failed_step(error: &str, step: Option<&StepLog>, request: &BuildRequest<'_>) -> Failure {
     let code = exit_code(error);
     let lines = step.map(|step| step.lines.iter().map(String::as_str)).into_iter().flatten();
-    let verdict = classify(lines, code, error);
+    let verdict = classify(lines, code, said(error));
     let place = step.and_then(|step| place_of(&step.name, request.dockerfile, request.resolved));
     let what = match code {
         Some(code) => format!("exit {code}"),

@@ -4,7 +4,7 @@
 //! other form can't be: an image without a shell has nothing that would keep a container alive between them. There each command gets a
 //! container of its own, on a throwaway commit of the one before; what it wrote to a VOLUME does not carry over.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use bollard::container::LogOutput;
 use bollard::models::{ContainerConfig, ContainerCreateBody, HealthConfig, HostConfig};
@@ -22,7 +22,8 @@ use crate::event::Stream;
 use crate::failure::{Failure, FailureClass};
 
 /// Runs its arguments one after the other, each in a shell of its own; says before each which one it is.
-const DRIVER: &str = r#"mark=$1; shift; n=0; for text do n=$((n+1)); echo "$mark $n" >&2; /bin/sh -ec "$text" || exit; done"#;
+const DRIVER: &str =
+    r#"mark=$1; shift; n=0; for text do n=$((n+1)); echo "$mark $n"; echo "$mark $n" >&2; /bin/sh -ec "$text" || exit; done"#;
 
 impl DockerEngine {
     pub(super) fn run_test(&self, request: &TestRequest<'_>, attempt: &Attempt<'_>) -> Result<(), Failure> {
@@ -75,7 +76,7 @@ impl DockerEngine {
         for (index, argv) in request.commands.iter().enumerate() {
             let name = format!("{name}-{index}");
             let mut log = TestLog::new(request.commands, None, output);
-            log.begin(index);
+            log.begin(index + 1);
             let code = self.run_container(request, &image, &name, argv.clone(), made, &mut log).await?;
             log.verdict(code)?;
             if index + 1 < request.commands.len() {
@@ -171,25 +172,34 @@ fn not_started(program: &str, error: &bollard::errors::Error) -> Failure {
     daemon_failure("start a container", error)
 }
 
-/// The output of a test: shown as it comes, kept for the verdict, with the driver's marks taken out.
+/// The output of a test: shown as it comes, kept for the verdict, with the driver's marks taken out. The daemon keeps no order between
+/// stdout and stderr, so each has marks of its own.
 struct TestLog<'a> {
     commands: &'a [Vec<String>],
     mark: Option<String>,
     output: &'a dyn Output,
     lines: OutputLines,
-    kept: std::collections::VecDeque<String>,
-    current: usize,
+    /// What the last command that began has said.
+    kept: VecDeque<String>,
+    /// The command whose output stdout and stderr carry.
+    current: [usize; 2],
+    /// The last command that began, from 1; 0 before the first.
+    begun: usize,
     out_of_memory: bool,
 }
 
 impl<'a> TestLog<'a> {
     fn new(commands: &'a [Vec<String>], mark: Option<String>, output: &'a dyn Output) -> Self {
         let (lines, kept) = Default::default();
-        Self { commands, mark, output, lines, kept, current: 0, out_of_memory: false }
+        Self { commands, mark, output, lines, kept, current: [0; 2], begun: 0, out_of_memory: false }
     }
 
-    fn begin(&mut self, index: usize) {
-        self.current = index;
+    /// The command of this number, from 1, has begun; told once.
+    fn begin(&mut self, number: usize) {
+        if number <= self.begun {
+            return;
+        }
+        self.begun = number;
         self.kept.clear();
         if self.commands.len() > 1 {
             self.output.line(Stream::Engine, &format!("$ {}", self.command()));
@@ -208,27 +218,36 @@ impl<'a> TestLog<'a> {
 
     fn show(&mut self, lines: Vec<Line>) {
         for (stream, line) in lines {
-            let marked = self.mark.as_ref().filter(|_| stream == Stream::Stderr).and_then(|mark| line.split_once(mark.as_str()));
-            if let Some((before, number)) = marked {
-                if !before.is_empty() {
-                    self.output.line(stream, before);
-                }
-                if let Ok(number) = number.trim().parse::<usize>() {
-                    self.begin(number.saturating_sub(1));
-                }
+            let marked = self.mark.as_ref().and_then(|mark| line.split_once(mark.as_str()));
+            let number = marked.and_then(|(_, number)| number.trim().parse::<usize>().ok());
+            let (Some((before, _)), Some(number)) = (marked, number) else {
+                self.keep(stream, line);
                 continue;
+            };
+            if !before.is_empty() {
+                self.keep(stream, before.to_owned());
             }
-            self.output.line(stream, &line);
-            if self.kept.len() == 2000 {
-                self.kept.pop_front();
-            }
-            self.kept.push_back(line);
+            self.current[usize::from(stream == Stream::Stderr)] = number;
+            self.begin(number);
         }
+    }
+
+    fn keep(&mut self, stream: Stream, line: String) {
+        self.output.line(stream, &line);
+        // what another command has said before comes late
+        let late = self.mark.is_some() && self.current[usize::from(stream == Stream::Stderr)] < self.begun;
+        if late {
+            return;
+        }
+        if self.kept.len() == 2000 {
+            self.kept.pop_front();
+        }
+        self.kept.push_back(line);
     }
 
     /// The running command on one line.
     fn command(&self) -> String {
-        let text = match self.commands.get(self.current).map(Vec::as_slice) {
+        let text = match self.commands.get(self.begun.saturating_sub(1)).map(Vec::as_slice) {
             Some([sh, flag, text]) if sh == "/bin/sh" && flag == "-ec" => text.clone(),
             Some(argv) => argv.join(" "),
             None => String::new(),
@@ -280,14 +299,35 @@ mod tests {
         let output = Kept::default();
         let mut log = TestLog::new(&commands, Some("igraph-ab".into()), &output);
         log.take(Stream::Stderr, b"igraph-ab 1\nno end");
-        log.take(Stream::Stdout, b"igraph-ab 1 on stdout is the test's own\n");
+        log.take(Stream::Stdout, b"igraph-ab 1\nigraph-ab 1 is the test's own\n");
         log.take(Stream::Stderr, b"igraph-ab 2\n");
+        log.take(Stream::Stdout, b"Connection timed out\nigraph-ab 2\nwrong\n");
         log.end();
         assert_eq!(log.verdict(0), Ok(()));
-        assert_eq!(log.verdict(3).unwrap_err().message, "exit 3 at node --version | grep x");
+        // what the first command said, and the daemon brought late, is nothing of the second's
+        let failure = log.verdict(3).unwrap_err();
+        assert_eq!((failure.message.as_str(), failure.class), ("exit 3 at node --version | grep x", FailureClass::Step));
         assert_eq!(
             *output.0.lock().unwrap(),
-            ["Engine $ true", "Stdout igraph-ab 1 on stdout is the test's own", "Stderr no end", "Engine $ node --version | grep x",]
+            [
+                "Engine $ true",
+                "Stdout igraph-ab 1 is the test's own",
+                "Stderr no end",
+                "Engine $ node --version | grep x",
+                "Stdout Connection timed out",
+                "Stdout wrong",
+            ]
         );
+    }
+
+    #[test]
+    fn output_that_comes_before_the_other_streams_mark_is_kept() {
+        let commands: Vec<Vec<String>> = ["true", "x"].iter().map(|text| vec!["/bin/sh".into(), "-ec".into(), (*text).into()]).collect();
+        let output = Kept::default();
+        let mut log = TestLog::new(&commands, Some("m".into()), &output);
+        log.take(Stream::Stdout, b"m 1\nm 2\nConnection timed out\n");
+        log.take(Stream::Stderr, b"m 1\nm 2\n");
+        log.end();
+        assert_eq!(log.verdict(3).unwrap_err().class, FailureClass::Infra);
     }
 }

@@ -15,8 +15,8 @@ pub(super) fn exit_code(error: &str) -> Option<i64> {
     code.get(1)?.as_str().parse().ok()
 }
 
-/// A daemon's error without the wrappers that say nothing.
-pub(super) fn plain_error(error: &str) -> String {
+/// A daemon's error without the wrappers that say nothing, and without the command that it repeats.
+pub(super) fn said(error: &str) -> &str {
     let wrappers = [
         "failed to solve with frontend dockerfile.v0: ",
         "failed to solve: ",
@@ -27,7 +27,17 @@ pub(super) fn plain_error(error: &str) -> String {
     while let Some(inner) = wrappers.iter().find_map(|wrapper| rest.strip_prefix(wrapper)) {
         rest = inner;
     }
-    rest.lines().next().unwrap_or_default().to_owned()
+    let after = match rest {
+        rest if rest.starts_with("executor failed running [") => rest.rsplit_once("]: "),
+        rest if rest.starts_with("process \"") => rest.rsplit_once(" did not complete successfully: "),
+        _ => None,
+    };
+    after.map_or(rest, |(_, said)| said)
+}
+
+/// The first line of it.
+pub(super) fn plain_error(error: &str) -> String {
+    said(error).lines().next().unwrap_or_default().to_owned()
 }
 
 /// `RUN make (Dockerfile:7)` for the name that BuildKit or the classic builder gave a step; `None` where it can't be told.
@@ -102,6 +112,10 @@ mod tests {
         let error =
             "failed to solve with frontend dockerfile.v0: failed to build LLB: failed to compute cache key: \"/x\" not found: not found";
         assert_eq!(plain_error(error), "failed to compute cache key: \"/x\" not found: not found");
+        let error = "executor failed running [/bin/sh -c a [b]: \n c]: failed to create endpoint x on network bridge: no such interface";
+        assert_eq!(plain_error(error), "failed to create endpoint x on network bridge: no such interface");
+        let error = "process \"/bin/sh -c a\nb\" did not complete successfully: failed to create shim task\nmore";
+        assert_eq!((said(error), plain_error(error).as_str()), ("failed to create shim task\nmore", "failed to create shim task"));
     }
 
     #[test]

@@ -7,15 +7,15 @@ use std::path::PathBuf;
 use sha2::{Digest as _, Sha256};
 
 use super::build::Environment;
-use super::files::{self, disk};
+use super::files::disk;
 use super::refuse;
-use super::sandbox::{self, Missing};
+use super::sandbox::{Host, Root};
 use super::store::{Claim, Store};
 use super::{bring, build, tests};
 use crate::digest::{Digest, ImageId};
 use crate::dockerfile::{Dockerfile, Resolved};
-use crate::engine::{Attempt, BuildRequest, Collected, Engine, EngineIdentity, ExportSink, Limits, TestRequest};
-use crate::failure::{Failure, Retry};
+use crate::engine::{Advice, Attempt, BuildRequest, Collected, Engine, EngineIdentity, ExportSink, Limits, TestRequest};
+use crate::failure::Failure;
 use crate::image::{EngineImage, ImageConfig, ImageSource};
 use crate::platform::Platform;
 use crate::problem::Problem;
@@ -39,7 +39,7 @@ pub struct EmbeddedOptions {
 /// The embedded engine behind the seam.
 pub struct EmbeddedEngine {
     store: Store,
-    runner: PathBuf,
+    host: Host,
     environment: Environment,
 }
 
@@ -53,10 +53,11 @@ impl EmbeddedEngine {
     /// Infra, never retried, where the store can't be used, or this process may not make namespaces and mounts.
     pub fn open(options: EmbeddedOptions) -> Result<Self, Failure> {
         let EmbeddedOptions { store, runner, owner, environment } = options;
-        if !nix::unistd::geteuid().is_root() {
-            return Err(no_way(&sandbox::missing()));
-        }
-        Ok(Self { store: Store::open(&store, &owner)?, runner, environment })
+        let store = Store::open(&store, &owner)?;
+        let work = store.work()?;
+        let host = Host::find(runner, store.root(), work.path())?;
+        drop(work);
+        Ok(Self { store, host, environment })
     }
 
     fn diff_ids(&self, image: &EngineImage) -> Result<(Vec<u8>, Vec<Digest>), Failure> {
@@ -65,19 +66,6 @@ impl EmbeddedEngine {
         let config = parsed(&bytes)?;
         Ok((bytes, config.diff_ids))
     }
-}
-
-/// Nothing here lets this process build.
-fn no_way(missing: &[Missing]) -> Failure {
-    let list = |part: fn(&Missing) -> &str, by: &str| missing.iter().map(part).collect::<Vec<_>>().join(by);
-    let what = list(|missing| &missing.what, "; ");
-    let failure = match missing {
-        [] => Failure::infra("the embedded engine needs root, or a user namespace, which could not be entered"),
-        _ => Failure::infra(format!("the embedded engine needs root or subordinate ids. Missing: {what}")),
-    };
-    let commands = list(|missing| &missing.command, " && ");
-    let ways = "run igraph as root, or use `--engine docker`";
-    failure.retry(Retry::Never).hint(if commands.is_empty() { ways.to_owned() } else { format!("{commands}; or {ways}") })
 }
 
 fn parsed(bytes: &[u8]) -> Result<ImageConfig, Failure> {
@@ -104,12 +92,15 @@ impl Engine for EmbeddedEngine {
     }
 
     fn description(&self) -> String {
-        let who = if files::is_machine_root() { "root" } else { "root of a user namespace with subordinate ids" };
-        format!("embedded, as {who} with overlayfs, store {}", self.store.root().display())
+        format!("embedded, {}, store {}", self.host.describe(), self.store.root().display())
+    }
+
+    fn advice(&self) -> Vec<Advice> {
+        self.host.lacks.clone()
     }
 
     fn refusals(&self, dockerfile: &Dockerfile, resolved: &Resolved, _: bool) -> Vec<Problem> {
-        refuse::refusals(dockerfile, resolved)
+        refuse::refusals(dockerfile, resolved, self.host.root == Root::Chroot)
     }
 
     fn find(&self, id: ImageId) -> Result<Option<EngineImage>, Failure> {
@@ -134,11 +125,11 @@ impl Engine for EmbeddedEngine {
     }
 
     fn build(&self, request: &BuildRequest<'_>, attempt: &Attempt<'_>) -> Result<EngineImage, Failure> {
-        build::build(&self.store, &self.runner, &self.environment, request, attempt)
+        build::build(&self.store, &self.host, &self.environment, request, attempt)
     }
 
     fn test(&self, request: &TestRequest<'_>, attempt: &Attempt<'_>) -> Result<(), Failure> {
-        tests::test(&self.store, &self.runner, request, attempt)
+        tests::test(&self.store, &self.host, request, attempt)
     }
 
     fn tag(&self, image: &EngineImage, name: &Reference) -> Result<(), Failure> {

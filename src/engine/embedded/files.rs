@@ -30,9 +30,12 @@ pub(super) fn is_machine_root() -> bool {
 
 /// The capabilities that are in effect, as capability.h numbers them.
 pub(super) fn capabilities() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    line.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok()).unwrap_or(0)
+    // header and data of version 3, as capget(2) lays them out: effective, permitted and inheritable, twice
+    let header: [u32; 2] = [0x2008_0522, 0];
+    let mut data = [0_u32; 6];
+    // SAFETY: both live as long as the call and are of the size that version 3 has
+    let code = unsafe { libc::syscall(libc::SYS_capget, header.as_ptr(), data.as_mut_ptr()) };
+    if code < 0 { 0 } else { u64::from(data[0]) | u64::from(data[3]) << 32 }
 }
 
 /// What overlayfs marks a directory with that hides all below it.
@@ -210,19 +213,38 @@ pub(super) fn size(path: &Path) -> io::Result<u64> {
     names(path)?.into_iter().try_fold(own, |sum, name| Ok(sum + size(&path.join(name))?))
 }
 
-/// Removes whatever is at `path`, mounts excepted.
+/// Removes whatever is at `path`. Stops at a mount, be it of the same file system.
 pub(super) fn remove(path: &Path) -> io::Result<()> {
     let Some(metadata) = stat(path)? else { return Ok(()) };
     if !metadata.is_dir() {
         return std::fs::remove_file(path);
     }
+    if is_mount(path)? {
+        return Err(io::Error::new(io::ErrorKind::ResourceBusy, format!("`{}` is a mount point: unmount it first", path.display())));
+    }
     for name in names(path)? {
         let path = path.join(name);
-        let inner = path.symlink_metadata()?;
-        if inner.is_dir() && inner.dev() != metadata.dev() {
-            return Err(io::Error::new(io::ErrorKind::ResourceBusy, format!("`{}` is a mount point: unmount it first", path.display())));
-        }
-        if inner.is_dir() { remove(&path)? } else { std::fs::remove_file(&path)? }
+        if path.symlink_metadata()?.is_dir() { remove(&path)? } else { std::fs::remove_file(&path)? }
     }
     std::fs::remove_dir(path)
+}
+
+/// Whether something is mounted at a folder, as the kernel says it (statx(2)).
+fn is_mount(path: &Path) -> io::Result<bool> {
+    let text = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: plain numbers, for which zero is a value
+    let mut found: libc::statx = unsafe { std::mem::zeroed() };
+    let flags = libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT;
+    // SAFETY: the path ends in zero, and both live as long as the call
+    let code = unsafe { libc::statx(libc::AT_FDCWD, text.as_ptr(), flags, 0, &raw mut found) };
+    if code < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let root = libc::STATX_ATTR_MOUNT_ROOT as u64;
+    if found.stx_attributes_mask & root != 0 {
+        return Ok(found.stx_attributes & root != 0);
+    }
+    // before Linux 5.8
+    let (own, above) = (path.symlink_metadata()?, path.parent().map(Path::symlink_metadata).transpose()?);
+    Ok(above.is_some_and(|above| above.dev() != own.dev()))
 }

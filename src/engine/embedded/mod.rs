@@ -12,4 +12,10 @@ mod store;
 mod tests;
 
 pub use engine::{EmbeddedEngine, EmbeddedOptions};
-pub use sandbox::{enter as enter_sandbox, enter_user_namespace, gains_from_user_namespace, missing as missing_for_user_namespace};
+pub use sandbox::{enter as enter_sandbox, enter_user_namespace, gains_from_user_namespace};
+
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz {
+    pub use super::build::fuzz::config;
+    pub use super::layer::fuzz::{layer, tar};
+}

@@ -7,15 +7,18 @@ use crate::problem::Problem;
 const WAY_OUT: &str = "build it with `--engine docker`, or write it without";
 
 /// One problem for each thing that it lacks, at the place of its first use.
-pub(super) fn refusals(dockerfile: &Dockerfile, resolved: &Resolved) -> Vec<Problem> {
+pub(super) fn refusals(dockerfile: &Dockerfile, resolved: &Resolved, by_chroot: bool) -> Vec<Problem> {
     let mut problems = Vec::new();
+    let git_is_here = super::build::git_is_here();
     for (feature, span) in &resolved.features {
         let (what, hint) = match feature {
             Feature::CustomFrontend(name) => (
                 format!("the frontend `{name}` can't be run by the embedded engine"),
                 "only `docker/dockerfile:1` is read; drop the `# syntax` line, or build the file elsewhere",
             ),
-            Feature::AddGit | Feature::KeepGitDir => ("ADD of a Git repository is not done by the embedded engine".into(), WAY_OUT),
+            Feature::AddGit if !git_is_here => {
+                ("ADD of a Git repository takes the program `git`, which is not here".into(), "install it: `apt-get install git`")
+            }
             Feature::RunDevice => ("RUN `--device` is not done by the embedded engine".into(), "leave the flag out"),
             _ => continue,
         };
@@ -33,11 +36,14 @@ pub(super) fn refusals(dockerfile: &Dockerfile, resolved: &Resolved) -> Vec<Prob
                 refuse("RUN `--security=insecure` is not done by the embedded engine".into(), "leave the flag out");
             }
             for mount in &step.mounts {
-                if mount.kind == MountKind::Cache && (mount.from.is_some() || mount.source.is_some()) {
-                    refuse("a cache mount that starts from other files is not done by the embedded engine".into(), WAY_OUT);
+                if mount.kind == MountKind::Cache && mount.from.is_none() && mount.source.is_some() {
+                    refuse("a cache mount that starts from files of the context is not done by the embedded engine".into(), WAY_OUT);
                 }
-                if mount.kind == MountKind::Ssh && (mount.uid, mount.gid, mount.mode) != (None, None, None) {
-                    refuse("an ssh mount with an owner or a mode is not done by the embedded engine".into(), WAY_OUT);
+                if mount.kind == MountKind::Ssh && by_chroot {
+                    refuse(
+                        "an ssh mount needs namespaces, which this container does not allow".into(),
+                        "`igraph doctor` tells what is missing",
+                    );
                 }
             }
             if foreign {

@@ -1,9 +1,7 @@
 //! Tests: commands on an image in one throwaway root, of which nothing is left.
 
-use std::path::Path;
-
 use super::build::{Log, failed, lent, not_run, spec, user};
-use super::sandbox::{self, Ended, Listener, Program};
+use super::sandbox::{self, Ended, Host, Listener, Program};
 use super::store::Store;
 use crate::access::Network;
 use crate::digest::Digest;
@@ -20,7 +18,7 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 ///
 /// # Errors
 /// As [`crate::engine::Engine::test`].
-pub(super) fn test(store: &Store, runner: &Path, request: &TestRequest<'_>, attempt: &Attempt<'_>) -> Result<(), Failure> {
+pub(super) fn test(store: &Store, host: &Host, request: &TestRequest<'_>, attempt: &Attempt<'_>) -> Result<(), Failure> {
     let _lease = store.lease()?;
     let gone = || Failure::infra(format!("the image {} is not in the store any more", request.subject.id.0.short()));
     let bytes = store.image(request.subject.id).ok_or_else(gone)?;
@@ -46,6 +44,7 @@ pub(super) fn test(store: &Store, runner: &Path, request: &TestRequest<'_>, atte
     super::build::new_upper(&upper, &view)?;
     let mut spec = spec(store.layers(), store.stack(diff_ids)?, &work)?;
     spec.isolated = request.network == Network::None;
+    spec.throwaway = true;
     spec.mounts = lent();
     let folder = if config.working_dir.is_empty() { "/".to_owned() } else { config.working_dir.clone() };
     for argv in request.commands {
@@ -59,7 +58,7 @@ pub(super) fn test(store: &Store, runner: &Path, request: &TestRequest<'_>, atte
         });
     }
     let mut log = TestLog { log: Log::new(attempt.output), output: attempt.output, commands: request.commands };
-    let ran = sandbox::run(runner, &spec, &upper, attempt, &mut log)?;
+    let ran = sandbox::run(host, &spec, &upper, attempt, &mut log)?;
     let Some((last, argv)) = ran.ended.last().zip(request.commands.get(ran.ended.len().saturating_sub(1))) else { return Ok(()) };
     match last {
         Ended::Code(0) => Ok(()),

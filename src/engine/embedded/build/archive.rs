@@ -1,4 +1,4 @@
-//! ADD of a tar: unpacked into the destination, links there followed inside the image as Docker does. Knows gzip by itself; for other
+//! ADD of a tar: unpacked into the destination, links there followed inside that destination as Docker does. Knows gzip by itself; for other
 //! packings it needs the program.
 
 use std::collections::BTreeMap;
@@ -100,8 +100,11 @@ fn broken(error: io::Error) -> Failure {
     if error.kind() == io::ErrorKind::InvalidData { Failure::step(error.to_string()) } else { disk("unpacking an archive")(error) }
 }
 
+/// The folder is the root for all that the archive holds, links included. What it holds keeps the owner and the mode that it comes with,
+/// whatever `--chown` and `--chmod` say.
 fn unpack(writer: &mut Destination<'_>, tar: impl Read, to: &Path) -> Result<(), Failure> {
     writer.folder(to)?;
+    let writer = &mut writer.as_it_comes();
     let mut entries = Entries::new(tar);
     let mut made: BTreeMap<PathBuf, i64> = BTreeMap::new();
     while let Some(entry) = entries.next(&mut ()).map_err(broken)? {
@@ -111,8 +114,7 @@ fn unpack(writer: &mut Destination<'_>, tar: impl Read, to: &Path) -> Result<(),
         }
         let path = clean(path);
         let Some(name) = path.file_name() else { continue };
-        let parent = writer.locate(&to.join(path.parent().unwrap_or(Path::new(""))), true)?.path;
-        let at = parent.join(name);
+        let at = to.join(writer.locate_below(to, path.parent().unwrap_or(Path::new("")))?).join(name);
         take(writer, &entry, &at, to, entries.content(), &mut made)?;
     }
     for (path, mtime) in made {
@@ -133,10 +135,13 @@ fn take(
     let writing = |error| disk(format!("`/{}`", at.display()))(error);
     let real = match &entry.kind {
         EntryKind::Folder => {
-            if writer.locate(at, false)?.spot.is_some_and(|spot| !spot.is_folder()) {
-                writer.clear(at)?;
-            }
-            let real = writer.folder(at)?;
+            let real = if writer.locate(at, false)?.spot.is_some_and(|spot| !spot.is_folder()) {
+                let real = writer.replace(at)?;
+                std::fs::create_dir(&real).map_err(writing)?;
+                real
+            } else {
+                writer.folder(at)?
+            };
             made.insert(real.clone(), entry.mtime);
             real
         }
@@ -145,7 +150,7 @@ fn take(
             io::copy(&mut content.take(length), &mut io::sink()).map_err(broken)?;
             return Ok(());
         }
-        _ => writer.clear(at)?,
+        _ => writer.replace(at)?,
     };
     match &entry.kind {
         EntryKind::File => {
@@ -175,11 +180,10 @@ fn take(
         EntryKind::Pipe => files::make_device(&real, SFlag::S_IFIFO, entry.mode, 0).map_err(writing)?,
         EntryKind::Folder | EntryKind::Other => {}
     }
-    let (uid, gid) = writer.given_owner().unwrap_or((entry.uid, entry.gid));
     let dress = || {
-        files::set_owner(&real, uid, gid)?;
+        files::set_owner(&real, entry.uid, entry.gid)?;
         if !matches!(entry.kind, EntryKind::Symlink(_)) {
-            files::set_mode(&real, writer.given_mode(entry.mode, entry.kind == EntryKind::Folder))?;
+            files::set_mode(&real, entry.mode)?;
         }
         let attributes: Vec<_> = entry.attributes.iter().filter(|(name, _)| files::travels(name)).cloned().collect();
         files::set_attributes(&real, &attributes)?;

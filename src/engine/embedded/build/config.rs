@@ -1,7 +1,7 @@
 //! The config of an image: read from a base, changed by instructions, written always the same way (image-spec, config.md; Docker's
 //! extensions as BuildKit writes them). Knows no layer but by its diff id.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -200,9 +200,9 @@ impl Image {
         format!("{}/{path}", folder.trim_end_matches('/'))
     }
 
-    /// Applies an instruction that changes the config alone; what history says of it. `None` for all others. `has_cmd` tells whether
-    /// the stage has said CMD.
-    pub fn apply(&mut self, command: &Command, has_cmd: &mut bool) -> Option<String> {
+    /// Applies an instruction that changes the config alone; what history says of it, if anything. `None` for all others. `has_cmd` tells
+    /// whether the stage has said CMD.
+    pub fn apply(&mut self, command: &Command, has_cmd: &mut bool) -> Option<Option<String>> {
         let config = &mut self.config;
         let by = match command {
             Command::Env(pairs) => {
@@ -226,12 +226,10 @@ impl Image {
                 format!("MAINTAINER {}", name.value)
             }
             Command::Expose(ports) => {
-                for port in ports {
-                    config.exposed_ports.extend(expand_port(&port.value).into_iter().map(|port| (port, Empty {})));
-                }
-                let mut written: Vec<&str> = ports.iter().map(|port| port.value.as_str()).collect();
-                written.sort_unstable();
-                format!("EXPOSE [{}]", written.join(" "))
+                let exposed: BTreeSet<String> = ports.iter().flat_map(|port| expand_port(&port.value)).collect();
+                let by = format!("EXPOSE map[{}]", exposed.iter().map(|port| format!("{port}:{{}}")).collect::<Vec<_>>().join(" "));
+                config.exposed_ports.extend(exposed.into_iter().map(|port| (port, Empty {})));
+                by
             }
             Command::Cmd(line) => {
                 let argv = self.argv(line);
@@ -275,7 +273,8 @@ impl Image {
             }
             Command::OnBuild(trigger) => {
                 config.on_build.push(trigger.text.clone());
-                format!("ONBUILD {}", trigger.text)
+                // BuildKit tells no history of it
+                return Some(None);
             }
             Command::Arg(declarations) => {
                 let names: Vec<String> = declarations
@@ -289,7 +288,7 @@ impl Image {
             }
             Command::From(_) | Command::Run(_) | Command::Copy(_) | Command::Add(..) | Command::Workdir(_) => return None,
         };
-        Some(by)
+        Some(Some(by))
     }
 
     fn health(&self, check: &Healthcheck) -> Health {

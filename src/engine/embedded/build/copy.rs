@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::archive;
 use super::download::download;
+use super::git::Checkout;
 use super::key::KeyHasher;
 use super::mode::Chmod;
 use super::place::{Destination, named, new_upper};
@@ -28,6 +29,8 @@ enum Found {
     Text(String, Vec<u8>),
     /// Of ADD: a file that was downloaded, and its name.
     Download(String, PathBuf),
+    /// Of ADD: what was checked out of a Git repository.
+    Checkout(Checkout),
 }
 
 /// The parts of the instruction that both have.
@@ -77,6 +80,7 @@ impl Builder<'_> {
         new_upper(&upper, lower)?;
         let mut writer = Destination::new(&upper, lower, self.request.epoch, owner, asked.chmod.as_ref());
         for item in &found {
+            writer.forget_links();
             self.place(&mut writer, &tree, item, &asked, &destination, found.len())?;
         }
         let made = self.store.make_layer(work, lower, self.request.epoch)?.map(|made| made.diff_id);
@@ -109,6 +113,8 @@ impl Builder<'_> {
                 let checksum = add.checksum.as_ref().map(|text| text.value.as_str());
                 let name = download(path, checksum, &to, self.request.proxies, self.attempt)?;
                 found.push(Found::Download(name, to));
+            } else if let (Some(add), SourceKind::Git) = (asked.add, source_kind(path)) {
+                found.push(Found::Checkout(self.checkout(path, add.keep_git_dir, &scratch.path().join(number.to_string()))?));
             } else if asked.transfer.parents {
                 below(tree, path, &asked.exclude, &mut found)?;
             } else {
@@ -134,7 +140,7 @@ impl Builder<'_> {
         key.layers(if transfer.link { &[] } else { &state.image.rootfs.diff_ids });
         key.text(&self.request.epoch.to_string());
         key.text(&format!("{destination} {owner:?} {:?} {} {}", asked.chmod, transfer.link, transfer.parents));
-        key.text(&format!("{:?}", asked.add.map(|add| add.unpack)));
+        key.text(&format!("{:?}", asked.add.map(|add| (add.unpack, add.keep_git_dir))));
         key.texts(transfer.exclude.iter().map(|pattern| pattern.value.as_str()).collect::<Vec<_>>().into_iter());
         key.layers(layers.unwrap_or_default());
         key.text(if layers.is_some() { "layers" } else { "context" });
@@ -152,6 +158,8 @@ impl Builder<'_> {
                     key.text(name);
                     key.bytes(bytes);
                 }
+                // the source itself tells the folder
+                Found::Checkout(checkout) => key.text(&checkout.commit),
                 Found::Download(name, path) => {
                     key.text(name);
                     let mut hasher = blake3::Hasher::new();
@@ -203,6 +211,12 @@ impl Builder<'_> {
             Found::Text(name, bytes) => {
                 let to = writer.locate(&in_folder(&name.into()), true)?.path;
                 writer.write(&to, bytes, 0o644)
+            }
+            Found::Checkout(checkout) => {
+                let tree = Tree::Layers(View::new(vec![checkout.folder.clone()]));
+                let root = tree.root().map_err(disk("a Git repository"))?;
+                writer.folder(to.parent().unwrap_or(Path::new("")))?;
+                root.map_or(Ok(()), |root| writer.copy(&tree, &root, &to, "", &asked.exclude))
             }
             Found::Download(name, path) => {
                 let file = std::fs::File::open(path).map_err(disk("a download"))?;

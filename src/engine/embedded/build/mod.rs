@@ -1,24 +1,29 @@
 //! Building: stages and their instructions, each on the layers of those before it.
 
 mod archive;
+mod caches;
 mod config;
 mod copy;
 mod download;
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzz;
+mod git;
 mod key;
 mod mode;
 mod place;
+mod relay;
 mod run;
 mod stage;
 mod tree;
 mod users;
 
+pub(super) use git::git_is_here;
 pub(super) use place::new_upper;
 pub(super) use run::{Log, failed, lent, not_run, spec};
 pub(super) use stage::Environment;
 pub(super) use users::user;
 
-use std::path::Path;
-
+use super::sandbox::Host;
 use super::store::{Claim, Store};
 use crate::engine::{Attempt, BuildRequest};
 use crate::failure::Failure;
@@ -30,13 +35,13 @@ use crate::image::EngineImage;
 /// As [`crate::engine::Engine::build`].
 pub(super) fn build(
     store: &Store,
-    runner: &Path,
+    host: &Host,
     environment: &Environment,
     request: &BuildRequest<'_>,
     attempt: &Attempt<'_>,
 ) -> Result<EngineImage, Failure> {
     let _lease = store.lease()?;
-    let built = stage::Builder::new(store, runner, environment, request, attempt).build()?;
+    let built = stage::Builder::new(store, host, environment, request, attempt).build()?;
     let claim = if request.throwaway { Claim::Throwaway } else { Claim::Kept };
     match built {
         Ok(config) => store.keep(&config, claim),

@@ -12,7 +12,7 @@ use super::mode::Chmod;
 use super::tree::{Kind, Node, Tree};
 use crate::dockerfile::Ignore;
 use crate::engine::embedded::files::{self, disk};
-use crate::engine::embedded::layer::view::{Located, Spot, View};
+use crate::engine::embedded::layer::view::{Located, Spot, View, walk};
 use crate::failure::Failure;
 
 /// A layer being written.
@@ -37,6 +37,27 @@ impl<'a> Destination<'a> {
     /// What a path leads to, links followed.
     pub fn locate(&self, path: &Path, follow: bool) -> Result<Located, Failure> {
         self.view.locate(path, follow).map_err(disk(format!("`{}`", path.display())))
+    }
+
+    /// What `path` leads to below the folder `to`, which is a root for the links on the way; relative to it.
+    ///
+    /// # Errors
+    /// A step failure where a link on the way leads to nothing.
+    pub fn locate_below(&self, to: &Path, path: &Path) -> Result<PathBuf, Failure> {
+        let reading = |error| disk(format!("`/{}`", to.join(path).display()))(error);
+        let Some(root) = self.locate(to, false)?.spot else { return Ok(path.to_owned()) };
+        let child = |folder: &Spot, name: &std::ffi::OsStr| if folder.is_folder() { View::child(folder, name) } else { Ok(None) };
+        let link = |spot: &Spot| spot.metadata.is_symlink().then(|| std::fs::read_link(&spot.path)).transpose();
+        let mut walked = PathBuf::new();
+        for part in path.components() {
+            walked.push(part);
+            let is_link =
+                walk(root.clone(), &walked, false, child, link).map_err(reading)?.1.is_some_and(|spot| spot.metadata.is_symlink());
+            if is_link && walk(root.clone(), &walked, true, child, link).map_err(reading)?.1.is_none() {
+                return Err(Failure::step(format!("`{}` in the archive is a link that leads to nothing", walked.display())));
+            }
+        }
+        Ok(walk(root, path, true, child, link).map_err(reading)?.0)
     }
 
     /// Makes sure that a folder is there to write in; `path` holds no links. Folders that are not there are made.
@@ -82,7 +103,13 @@ impl<'a> Destination<'a> {
         }
         let existing = self.locate(to, false)?.spot;
         match existing {
-            Some(spot) if spot.is_folder() => drop(self.folder(to)?),
+            // a folder within what is copied takes what its source has, the one that was named does not
+            Some(spot) if spot.is_folder() => {
+                let real = self.folder(to)?;
+                if !inner.is_empty() {
+                    self.dress(node, &real, true).map_err(reading)?;
+                }
+            }
             Some(_) => return Err(Failure::step(format!("a folder can't be copied over `/{}`, which is none", to.display()))),
             None => {
                 let real = self.folder(to)?;
@@ -103,13 +130,15 @@ impl<'a> Destination<'a> {
 
     /// Makes room for something that is no folder; its real path.
     pub fn clear(&mut self, to: &Path) -> Result<PathBuf, Failure> {
-        let Some(name) = to.file_name() else { return Err(Failure::step("a file can't be copied over the root")) };
-        let existing = self.locate(to, false)?.spot;
-        if let Some(spot) = existing.as_ref().filter(|spot| spot.is_folder())
-            && !View::names(spot).map_err(disk("copying"))?.is_empty()
-        {
+        if self.locate(to, false)?.spot.is_some_and(|spot| spot.is_folder()) {
             return Err(Failure::step(format!("a file can't be copied over the folder `/{}`", to.display())));
         }
+        self.replace(to)
+    }
+
+    /// Makes room for something, whatever is there; its real path.
+    pub fn replace(&mut self, to: &Path) -> Result<PathBuf, Failure> {
+        let Some(name) = to.file_name() else { return Err(Failure::step("a file can't be copied over the root")) };
         let real = self.folder(to.parent().unwrap_or(Path::new("")))?.join(name);
         files::remove(&real).map_err(disk(format!("`/{}`", to.display())))?;
         Ok(real)
@@ -166,14 +195,14 @@ impl<'a> Destination<'a> {
         write().map_err(writing)
     }
 
-    /// Owner for what an archive brings, where it is not the archive's own.
-    pub fn given_owner(&self) -> Option<(u32, u32)> {
-        self.owner
+    /// The same layer, for files that keep the owner and the mode they come with.
+    pub fn as_it_comes(&self) -> Self {
+        Self { upper: self.upper.clone(), view: self.view.clone(), epoch: self.epoch, owner: None, chmod: None, links: HashMap::new() }
     }
 
-    /// Mode for what an archive brings.
-    pub fn given_mode(&self, mode: u32, is_folder: bool) -> u32 {
-        self.chmod.map_or(mode, |chmod| chmod.apply(mode, is_folder))
+    /// What comes next has no hard links to what came before.
+    pub fn forget_links(&mut self) {
+        self.links.clear();
     }
 
     /// Gives folders that COPY `--parents` makes on the way what their sources have.

@@ -4,17 +4,18 @@ use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::path::Path;
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 
 use super::config::DEFAULT_PATH;
 use super::key::KeyHasher;
 use super::place::{Destination, new_upper};
+use super::relay::Relay;
 use super::stage::{Builder, StageState};
 use super::tree::Tree;
 use super::users;
 use crate::access::{Network, SecretSource};
 use crate::digest::Digest;
-use crate::dockerfile::{Command, CommandLine, Ignore, Instruction, Mount, MountKind, Run, Step};
+use crate::dockerfile::{Command, CommandLine, Ignore, Instruction, Mount, MountKind, Run, Step, is_proxy};
 use crate::engine::Output;
 use crate::engine::classify::{classify, ignored_index_failure};
 use crate::engine::embedded::files::{self, disk};
@@ -148,15 +149,16 @@ fn leave_out(upper: &Path, scrub: &BTreeSet<Scrub>) -> std::io::Result<()> {
 
 /// What a step's mounts need to stay while it runs.
 #[derive(Default)]
-struct Held {
-    locks: Vec<Flock<File>>,
-    works: Vec<Work>,
+pub(super) struct Held {
+    pub locks: Vec<Flock<File>>,
+    pub works: Vec<Work>,
+    relays: Vec<Relay>,
 }
 
 impl Builder<'_> {
-    /// The layer that RUN makes; `None` where it changes nothing.
-    pub(super) fn run(&self, state: &StageState, step: &Step) -> Result<Option<Digest>, Failure> {
-        let Command::Run(run) = &step.instruction.command else { return Ok(None) };
+    /// The layer that RUN makes, `None` where it changes nothing, and what was run.
+    pub(super) fn run(&self, state: &StageState, step: &Step) -> Result<(Option<Digest>, Vec<String>), Failure> {
+        let Command::Run(run) = &step.instruction.command else { return Ok((None, Vec::new())) };
         let diff_ids = &state.image.rootfs.diff_ids;
         let view = self.store.view(diff_ids)?;
         let (program, script) = self.program(state, step, run, &view)?;
@@ -166,8 +168,9 @@ impl Builder<'_> {
             _ => self.request.network,
         };
         let key = self.run_key(state, step, &program, script.as_deref(), network)?;
+        let argv = program.argv.clone();
         if let Some(layer) = self.cached(&key, diff_ids) {
-            return Ok(layer);
+            return Ok((layer, argv));
         }
         let work = self.store.work()?;
         let upper = work.path().join("fs");
@@ -185,14 +188,16 @@ impl Builder<'_> {
             let from = step.from.get(number).and_then(Option::as_ref);
             self.mount(state, mount, number, from, &work, &mut spec, &mut program, &mut held)?;
         }
-        for (name, value) in proxy_variables(self.request.proxies) {
+        // what was given as an argument comes first; like all proxies it is in no key
+        let given = self.request.args.iter().filter(|(name, _)| is_proxy(name)).map(|(name, value)| (name.clone(), value.clone()));
+        for (name, value) in given.chain(proxy_variables(self.request.proxies)) {
             if !program.environment.iter().any(|(known, _)| *known == name) {
                 program.environment.push((name, value));
             }
         }
         spec.programs = vec![program.clone()];
         let mut log = Log::new(self.attempt.output);
-        let ran = sandbox::run(self.runner, &spec, &upper, &self.left()?, &mut log)?;
+        let ran = sandbox::run(self.host, &spec, &upper, &self.left()?, &mut log)?;
         match ran.ended.first() {
             Some(Ended::Code(0)) => {}
             Some(Ended::Code(code)) => return Err(failed(&format!("exit {code}"), *code, &log.kept)),
@@ -200,12 +205,12 @@ impl Builder<'_> {
             None => return Err(Failure::infra("the sandbox ended before it said how")),
         }
         if let Some(line) = ignored_index_failure(log.kept.iter().map(String::as_str)) {
-            return Err(Failure::infra("apt ignored that package lists could not be fetched").hint(format!("`{line}`")));
+            return Err(Failure::infra("apt went on without its indexes").hint(format!("`{line}`")));
         }
         leave_out(&upper, self.request.scrub).map_err(disk("leaving files out of a layer"))?;
         let made = self.store.make_layer(work, &view, self.request.epoch)?.map(|made| made.diff_id);
         self.store.cache(&key, made)?;
-        Ok(made)
+        Ok((made, argv))
     }
 
     /// The program, and the text of a heredoc that is a script of its own.
@@ -312,7 +317,7 @@ impl Builder<'_> {
             }
             MountKind::Cache => {
                 let target = target().ok_or_else(needed)?;
-                let path = self.cache_folder(mount, &target, held)?;
+                let path = self.cache_folder(mount, &target, from, held)?;
                 spec.mounts.push(sandbox::Mount { target, what: What::Host(path), read_only: mount.read_only });
             }
             MountKind::Secret => {
@@ -333,14 +338,17 @@ impl Builder<'_> {
             }
             MountKind::Ssh => {
                 let id = mount.effective_id();
-                let Some(socket) = self.request.ssh.get(id) else {
-                    return if mount.required { Err(Failure::step(format!("there is no ssh agent `{id}`"))) } else { Ok(()) };
-                };
                 let target = target().unwrap_or_else(|| format!("/run/buildkit/ssh_agent.{number}"));
                 if !program.environment.iter().any(|(known, _)| known == "SSH_AUTH_SOCK") {
                     program.environment.push(("SSH_AUTH_SOCK".into(), target.clone()));
                 }
-                spec.mounts.push(sandbox::Mount { target, what: What::Host(socket.clone()), read_only: false });
+                let Some(socket) = self.request.ssh.get(id) else {
+                    return if mount.required { Err(Failure::step(format!("there is no ssh agent `{id}`"))) } else { Ok(()) };
+                };
+                let relay = Relay::start(socket, &work.path().join(format!("agent{number}")), (uid, gid), mount.mode.unwrap_or(0o600))?;
+                let what = What::Host(relay.path().to_owned());
+                held.relays.push(relay);
+                spec.mounts.push(sandbox::Mount { target, what, read_only: false });
             }
         }
         Ok(())
@@ -362,57 +370,6 @@ impl Builder<'_> {
         let mut writer = Destination::new(&work.path().join(name), &none, self.request.epoch, None, None);
         writer.copy(&tree, &node, &clean(std::path::Path::new(source)), "", &Ignore::default())?;
         Ok(relative)
-    }
-
-    /// The folder of a cache mount.
-    fn cache_folder(&self, mount: &Mount, target: &str, held: &mut Held) -> Result<std::path::PathBuf, Failure> {
-        let id = mount.id.as_deref().unwrap_or(target);
-        let mut name = blake3::hash(format!("{} {id}", self.store.owner()).as_bytes()).to_hex()[..32].to_owned();
-        let caches = self.store.root().join("caches");
-        if matches!(mount.sharing.as_deref(), Some("locked" | "private")) {
-            let private = mount.sharing.as_deref() == Some("private");
-            let base = name.clone();
-            for number in 1.. {
-                let file = File::options().create(true).truncate(false).write(true).open(caches.join(format!("{name}.lock")));
-                let mut file = file.map_err(disk("a cache mount"))?;
-                let lock = loop {
-                    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                        Ok(lock) => break Some(lock),
-                        Err((_, nix::errno::Errno::EWOULDBLOCK)) if private => break None,
-                        Err((back, nix::errno::Errno::EWOULDBLOCK)) => {
-                            self.left()?;
-                            std::thread::sleep(std::time::Duration::from_millis(20));
-                            file = back;
-                        }
-                        Err((_, error)) => return Err(disk("a cache mount")(error.into())),
-                    }
-                };
-                if let Some(lock) = lock {
-                    held.locks.push(lock);
-                    break;
-                }
-                name = format!("{base}-{number}");
-            }
-        }
-        // says when it was last of use
-        std::fs::write(caches.join(format!("{name}.used")), "").map_err(disk("a cache mount"))?;
-        let path = caches.join(name);
-        if files::stat(&path).map_err(disk("a cache mount"))?.is_none() {
-            let new = self.store.work()?;
-            let make = || {
-                let folder = new.path().join("cache");
-                std::fs::create_dir(&folder)?;
-                files::set_owner(&folder, mount.uid.unwrap_or(0), mount.gid.unwrap_or(0))?;
-                files::set_mode(&folder, mount.mode.unwrap_or(0o755))?;
-                match std::fs::rename(&folder, &path) {
-                    Err(_) if path.is_dir() => Ok(()),
-                    other => other,
-                }
-            };
-            make().map_err(disk("a cache mount"))?;
-            held.works.push(new);
-        }
-        Ok(path)
     }
 
     fn secret(&self, id: &str) -> Result<Option<Vec<u8>>, Failure> {

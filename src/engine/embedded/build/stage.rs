@@ -12,10 +12,11 @@ use super::tree::Context;
 use super::users;
 use crate::clock::Timestamp;
 use crate::digest::{Digest, ImageId};
-use crate::dockerfile::{Command, CommandLine, FileSource, FromTarget, ResolvedStage, Step};
+use crate::dockerfile::{Command, FileSource, FromTarget, ResolvedStage, Step};
 use crate::engine::context::ContextFiles;
 use crate::engine::embedded::files::disk;
 use crate::engine::embedded::layer::view::clean;
+use crate::engine::embedded::sandbox::Host;
 use crate::engine::embedded::store::Store;
 use crate::engine::words::step_place;
 use crate::engine::{Attempt, BuildRequest};
@@ -28,7 +29,7 @@ pub(in crate::engine::embedded) type Environment = Arc<dyn Fn(&str) -> Option<St
 /// A build under way.
 pub(super) struct Builder<'a> {
     pub store: &'a Store,
-    pub runner: &'a Path,
+    pub host: &'a Host,
     pub environment: &'a Environment,
     pub request: &'a BuildRequest<'a>,
     pub attempt: &'a Attempt<'a>,
@@ -44,19 +45,21 @@ pub(super) struct StageState {
     pub image: Image,
     /// The stage has said CMD.
     has_cmd: bool,
+    /// Names that ARG has declared, as often as it did; for the history.
+    args: Vec<String>,
 }
 
 impl<'a> Builder<'a> {
     pub fn new(
         store: &'a Store,
-        runner: &'a Path,
+        host: &'a Host,
         environment: &'a Environment,
         request: &'a BuildRequest<'a>,
         attempt: &'a Attempt<'a>,
     ) -> Self {
         let context = Context::new(ContextFiles::new(request.context_root, request.context, request.epoch));
         let created = Timestamp(request.epoch.saturating_mul(1000)).to_rfc3339();
-        Self { store, runner, environment, request, attempt, context, begin: Instant::now(), created, finished: Mutex::default() }
+        Self { store, host, environment, request, attempt, context, begin: Instant::now(), created, finished: Mutex::default() }
     }
 
     /// Builds every needed stage; the bytes of the target's config, or the base itself where the target changes nothing.
@@ -126,7 +129,7 @@ impl<'a> Builder<'a> {
             FromTarget::Image(text) => self.base(text)?.into_base(),
             FromTarget::Stage(index) => self.finished(*index)?.image.clone().into_base(),
         };
-        let mut state = StageState { image, has_cmd: false };
+        let mut state = StageState { image, has_cmd: false, args: Vec::new() };
         for step in &stage.steps {
             self.left()?;
             let place = step_place(self.request.dockerfile, stage.index, Some(step)).unwrap_or_default();
@@ -156,27 +159,40 @@ impl<'a> Builder<'a> {
             self.attempt.output.line(Stream::Engine, place);
         }
         if let Some(by) = state.image.apply(command, &mut state.has_cmd) {
-            state.image.record(&self.created, by, None);
+            if let Command::Arg(declarations) = command {
+                state.args.extend(declarations.iter().map(|declaration| declaration.name.value.clone()));
+            }
+            by.into_iter().for_each(|by| state.image.record(&self.created, by, None));
             return Ok(());
         }
         let (layer, by) = match command {
-            Command::Run(run) => {
-                let argv = state.image.argv(&run.line);
-                let mut by = format!("RUN {}", argv.join(" "));
-                if let (CommandLine::Shell(_), false) = (&run.line, step.instruction.heredocs.is_empty()) {
-                    for heredoc in &step.instruction.heredocs {
-                        by.push_str(&format!("\n{}{}", heredoc.content, heredoc.name));
+            Command::Run(_) => {
+                let (layer, argv) = self.run(state, step)?;
+                let mut by = String::from("RUN ");
+                if !state.args.is_empty() {
+                    by.push_str(&format!("|{} ", state.args.len()));
+                    for name in &state.args {
+                        let value = step.environment.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value);
+                        by.push_str(&format!("{name}={value} "));
                     }
                 }
-                (self.run(state, step)?, by)
+                by.push_str(&argv.join(" "));
+                (layer, by)
             }
             Command::Copy(transfer) | Command::Add(transfer, _) => {
                 let name = if matches!(command, Command::Copy(_)) { "COPY" } else { "ADD" };
                 let words = transfer.sources.iter().map(|source| match source {
-                    FileSource::Path(path) => path.value.as_str(),
-                    FileSource::Heredoc(index) => step.instruction.heredocs.get(*index).map_or("", |heredoc| heredoc.name.as_str()),
+                    FileSource::Path(path) => path.value.clone(),
+                    FileSource::Heredoc(index) => {
+                        format!("<<{}", step.instruction.heredocs.get(*index).map_or("", |heredoc| heredoc.name.as_str()))
+                    }
                 });
-                let by = format!("{name} {} {}", words.collect::<Vec<_>>().join(" "), transfer.destination.value);
+                let mut by = name.to_owned();
+                for (flag, value) in [("chown", &transfer.chown), ("chmod", &transfer.chmod)] {
+                    by.extend(value.iter().map(|value| format!(" --{flag}={}", value.value)));
+                }
+                by.extend(words.map(|word| format!(" {word}")));
+                by.push_str(&format!(" {}", transfer.destination.value));
                 (self.copy(state, step)?, by)
             }
             Command::Workdir(path) => {

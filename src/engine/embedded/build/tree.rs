@@ -133,7 +133,8 @@ impl Tree<'_> {
     pub fn root(&self) -> io::Result<Option<Node>> {
         match self {
             Self::Context(_) => Ok(Some(Node::Item(String::new(), Item::Folder))),
-            Self::Layers(view) => Ok(view.root()?.map(Node::Spot)),
+            // without layers there is a root all the same
+            Self::Layers(view) => Ok(view.root()?.map(Node::Spot).or(Some(Node::Item(String::new(), Item::Folder)))),
         }
     }
 
@@ -179,7 +180,7 @@ impl Tree<'_> {
         let reading = |error| disk(format!("`{source}`"))(error);
         let path = clean(Path::new(source));
         if !has_wildcard(source) {
-            let node = self.locate(source, true).map_err(reading)?;
+            let node = self.locate(&path.to_string_lossy(), true).map_err(reading)?;
             let node = node.ok_or_else(|| Failure::step(format!("`{source}` is not there")))?;
             return Ok(vec![(path.file_name().unwrap_or_default().to_owned(), node)]);
         }

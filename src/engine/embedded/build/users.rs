@@ -24,10 +24,10 @@ impl Table {
         Ok(Self(lines))
     }
 
-    /// The line whose name is `text`, or else whose number is.
+    /// The line whose number is `text`, or whose name where `text` is no number.
     fn find(&self, text: &str) -> Option<&Vec<String>> {
-        let field = |at: usize| self.0.iter().find(|line| line.len() > 2 && line[at] == text);
-        field(0).or_else(|| text.parse::<u32>().ok().and(field(2)))
+        let at = if text.parse::<u32>().is_ok() { 2 } else { 0 };
+        self.0.iter().find(|line| line.len() > 2 && line[at] == text)
     }
 }
 
@@ -56,13 +56,15 @@ pub(in crate::engine::embedded) fn user(text: &str, view: &View) -> Result<User,
     let groups = Table::read(view, "/etc/group")?;
     if !group.is_empty() {
         let gid = groups.find(group).and_then(|line| number(line, 2)).or_else(|| group.parse().ok());
-        return Ok(User { uid, gid: gid.ok_or_else(|| unknown("group", group, "/etc/group"))?, groups: Vec::new(), home });
+        let gid = gid.ok_or_else(|| unknown("group", group, "/etc/group"))?;
+        return Ok(User { uid, gid, groups: vec![gid], home });
     }
     let gid = line.and_then(|line| number(line, 3)).unwrap_or(0);
-    let mut member = Vec::new();
+    // as runc has it, the own group is one of the groups
+    let mut member = vec![gid];
     if let Some(own) = line.and_then(|line| line.first()) {
         let lists = groups.0.iter().filter(|line| line.get(3).is_some_and(|users| users.split(',').any(|user| user == own)));
-        member.extend(lists.filter_map(|line| number(line, 2)));
+        member.extend(lists.filter_map(|line| number(line, 2)).filter(|group| *group != gid));
     }
     Ok(User { uid, gid, groups: member, home })
 }
@@ -108,12 +110,12 @@ mod tests {
         std::fs::write(folder.path().join("etc/group"), "root:x:0:\nnode:x:1001:\nadm:x:4:node,other\nstaff:x:50:node\n").unwrap();
         let view = View::new(vec![folder.path().to_owned()]);
         let of = |text: &str| user(text, &view).map(|user| (user.uid, user.gid, user.groups, user.home)).map_err(|failure| failure.message);
-        assert_eq!(of(""), Ok((0, 0, vec![], "/root".into())));
-        assert_eq!(of("node"), Ok((1000, 1001, vec![4, 50], "/home/node".into())));
-        assert_eq!(of("1000"), Ok((1000, 1001, vec![4, 50], "/home/node".into())));
-        assert_eq!(of("node:adm"), Ok((1000, 4, vec![], "/home/node".into())));
-        assert_eq!(of("77:88"), Ok((77, 88, vec![], "/".into())));
-        assert_eq!(of("77"), Ok((77, 0, vec![], "/".into())));
+        assert_eq!(of(""), Ok((0, 0, vec![0], "/root".into())));
+        assert_eq!(of("node"), Ok((1000, 1001, vec![1001, 4, 50], "/home/node".into())));
+        assert_eq!(of("1000"), Ok((1000, 1001, vec![1001, 4, 50], "/home/node".into())));
+        assert_eq!(of("node:adm"), Ok((1000, 4, vec![4], "/home/node".into())));
+        assert_eq!(of("77:88"), Ok((77, 88, vec![88], "/".into())));
+        assert_eq!(of("77"), Ok((77, 0, vec![0], "/".into())));
         assert_eq!(of("nobody").unwrap_err(), "there is no user `nobody` in the image's `/etc/passwd`");
         assert_eq!(of("node:nogroup").unwrap_err(), "there is no group `nogroup` in the image's `/etc/group`");
         let own = |text: &str| owner(text, &view).unwrap();

@@ -2,7 +2,7 @@
 //! ways to the same files give the same bytes. Knows no store.
 
 use std::collections::HashMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
@@ -14,6 +14,8 @@ use super::view::{Spot, View};
 use crate::digest::Digest;
 use crate::engine::embedded::files;
 
+/// How the name of an entry begins that says what is gone (image-spec, layer.md "Whiteouts").
+pub(super) const HIDDEN: &[u8] = b".wh.";
 const CHUNK: usize = 256 << 10;
 /// What twelve bytes of octal digits hold.
 const OCTAL_LIMIT: u64 = 0o777_7777_7777;
@@ -49,7 +51,7 @@ impl Changes {
 /// Finds what `upper` changes of `lower`, and makes it what the layer will say: times not above `epoch`, whole seconds.
 ///
 /// # Errors
-/// Of the disk.
+/// Of the disk; `InvalidInput` for a name that means something else in a layer.
 pub(in crate::engine::embedded) fn changes(upper: &Path, lower: &View, epoch: i64) -> io::Result<Changes> {
     let mut walk = Walk { upper, epoch, items: Vec::new(), links: HashMap::new() };
     walk.folder(Path::new(""), lower.root()?.as_ref())?;
@@ -87,6 +89,11 @@ impl Walk<'_> {
                         self.items.push(Item { path, what: What::Gone });
                     }
                 }
+                Some(_) if name.as_bytes().starts_with(HIDDEN) => {
+                    let message =
+                        format!("`/{}` can't be in an image: a name that begins with `.wh.` says that something is gone", path.display());
+                    return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+                }
                 Some(metadata) => self.entry(path, metadata, below)?,
             }
         }
@@ -98,6 +105,12 @@ impl Walk<'_> {
             return Ok(());
         }
         let real = self.upper.join(&path);
+        // overlayfs copies a file up when it is opened to be written, whether it then is or not
+        if let Some(spot) = below.as_ref().filter(|_| !metadata.is_dir() && metadata.nlink() == 1)
+            && same_file(&metadata, &real, spot, self.epoch)?
+        {
+            return files::set_mtime(&real, spot.metadata.mtime());
+        }
         let metadata = if metadata.mtime() > self.epoch || metadata.mtime_nsec() != 0 {
             files::set_mtime(&real, metadata.mtime().min(self.epoch))?;
             real.symlink_metadata()?
@@ -127,6 +140,40 @@ impl Walk<'_> {
         }
         self.items.push(Item { path, what: What::Made(metadata, first) });
         Ok(())
+    }
+}
+
+/// Whether a file, link or device is what it was below: what the layer would say, not how it came about.
+fn same_file(metadata: &Metadata, path: &Path, spot: &Spot, epoch: i64) -> io::Result<bool> {
+    let of = |metadata: &Metadata| (metadata.mode(), metadata.uid(), metadata.gid(), metadata.len());
+    let before = spot.metadata.mtime();
+    let untouched = (metadata.mtime(), metadata.mtime_nsec()) == (before, spot.metadata.mtime_nsec());
+    if of(metadata) != of(&spot.metadata) || !untouched && metadata.mtime().min(epoch) != before {
+        return Ok(false);
+    }
+    if files::device(path, metadata)? != files::device(&spot.path, &spot.metadata)?
+        || files::attributes(path)? != files::attributes(&spot.path)?
+    {
+        return Ok(false);
+    }
+    if metadata.is_symlink() {
+        return Ok(std::fs::read_link(path)? == std::fs::read_link(&spot.path)?);
+    }
+    if metadata.is_file() { same_content(path, &spot.path) } else { Ok(true) }
+}
+
+/// Whether two files of one length hold the same bytes.
+fn same_content(left: &Path, right: &Path) -> io::Result<bool> {
+    let (mut left, mut right) = (File::open(left)?, File::open(right)?);
+    let (mut ours, mut theirs) = (vec![0; CHUNK], vec![0; CHUNK]);
+    loop {
+        let count = left.read(&mut ours)?;
+        if count == 0 {
+            return Ok(true);
+        }
+        if right.read_exact(&mut theirs[..count]).is_err() || ours[..count] != theirs[..count] {
+            return Ok(false);
+        }
     }
 }
 
@@ -161,7 +208,7 @@ struct Writer<'a> {
 }
 
 /// PAX records: `length key=value\n`, the length counting itself.
-fn record(key: &[u8], value: &[u8]) -> Vec<u8> {
+pub(super) fn record(key: &[u8], value: &[u8]) -> Vec<u8> {
     let rest = key.len() + value.len() + 3;
     let mut length = rest + 1;
     while rest + length.to_string().len() != length {
@@ -177,7 +224,7 @@ fn record(key: &[u8], value: &[u8]) -> Vec<u8> {
 
 impl Writer<'_> {
     fn whiteout(&mut self, path: &Path) -> io::Result<()> {
-        let mut name = OsString::from(".wh.");
+        let mut name = OsStr::from_bytes(HIDDEN).to_owned();
         name.push(path.file_name().unwrap_or_default());
         let mut header = tar::Header::new_ustar();
         header.set_entry_type(tar::EntryType::Regular);

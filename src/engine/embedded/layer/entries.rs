@@ -1,9 +1,11 @@
 //! Reads a tar entry by entry and loses no byte of it: ustar, PAX and GNU's long names and sparse files. Knows no file system.
 //! Limits hold against archives made to fill a disk.
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 
 const BLOCK: u64 = 512;
 /// A PAX or GNU extension is never longer.
@@ -64,8 +66,11 @@ pub(in crate::engine::embedded) struct Entries<R> {
     /// Bytes of padding behind the entry before.
     padding: u64,
     entries: u64,
+    /// How many there may be.
+    pub most: u64,
     bytes: u64,
-    globals: Vec<(String, Vec<u8>)>,
+    /// PAX records that hold for all entries that follow.
+    globals: Arc<BTreeMap<String, Vec<u8>>>,
 }
 
 fn broken(what: &str) -> io::Error {
@@ -74,7 +79,7 @@ fn broken(what: &str) -> io::Error {
 
 impl<R: Read> Entries<R> {
     pub fn new(reader: R) -> Self {
-        Self { reader, padding: 0, entries: 0, bytes: 0, globals: Vec::new() }
+        Self { reader, padding: 0, entries: 0, most: MOST_ENTRIES, bytes: 0, globals: Arc::default() }
     }
 
     /// The entry's bytes; exactly those of its pieces are to be read before [`Self::next`].
@@ -140,18 +145,20 @@ impl<R: Read> Entries<R> {
                 b'x' => pax = records(&self.extension(size, tee)?)?,
                 b'g' => {
                     let found = records(&self.extension(size, tee)?)?;
-                    self.globals.extend(found);
+                    let globals = Arc::make_mut(&mut self.globals);
+                    globals.extend(found);
+                    if globals.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum::<u64>() > LONGEST_EXTENSION {
+                        return Err(broken("its extensions are too long"));
+                    }
                 }
                 b'L' => long_name = Some(text(self.extension(size, tee)?)),
                 b'K' => long_link = Some(text(self.extension(size, tee)?)),
                 _ => {
                     self.entries += 1;
-                    if self.entries > MOST_ENTRIES {
+                    if self.entries > self.most {
                         return Err(broken("it has too many entries"));
                     }
-                    let mut all = self.globals.clone();
-                    all.extend(pax);
-                    return self.entry(&header, all, long_name, long_link, tee).map(Some);
+                    return self.entry(&header, &pax, long_name, long_link, tee).map(Some);
                 }
             }
         }
@@ -172,12 +179,16 @@ impl<R: Read> Entries<R> {
     fn entry(
         &mut self,
         header: &tar::Header,
-        pax: Vec<(String, Vec<u8>)>,
+        pax: &[(String, Vec<u8>)],
         long_name: Option<OsString>,
         long_link: Option<OsString>,
         tee: &mut dyn Tee,
     ) -> io::Result<Entry> {
-        let last = |key: &str| pax.iter().rev().find(|(name, _)| name == key).map(|(_, value)| value.as_slice());
+        let globals = self.globals.clone();
+        let last = |key: &str| match pax.iter().rev().find(|(name, _)| name == key) {
+            Some((_, value)) => Some(value.as_slice()),
+            None => globals.get(key).map(Vec::as_slice),
+        };
         let number = |key: &str| last(key).and_then(|value| std::str::from_utf8(value).ok()).and_then(|value| value.parse::<u64>().ok());
         let os = |bytes: &[u8]| OsStr::from_bytes(bytes).to_owned();
         let path = last("GNU.sparse.name").or_else(|| last("path")).map(os).or(long_name);
@@ -193,9 +204,12 @@ impl<R: Read> Entries<R> {
             Some(text) => text.split('.').next().unwrap_or("").parse().map_err(|_| broken("a time is no number"))?,
             None => i64::try_from(numeric(&block[136..148])?).unwrap_or(i64::MAX),
         };
-        let attributes = pax.iter().filter_map(|(key, value)| Some((OsString::from(key.strip_prefix("SCHILY.xattr.")?), value.clone())));
-        let mut attributes: Vec<_> = attributes.collect();
-        attributes.sort();
+        // the last one counts
+        let attributes: BTreeMap<OsString, Vec<u8>> = globals
+            .iter()
+            .chain(pax.iter().map(|(key, value)| (key, value)))
+            .filter_map(|(key, value)| Some((OsString::from(key.strip_prefix("SCHILY.xattr.")?), value.clone())))
+            .collect();
         let mut stored = number("size").map_or_else(|| numeric(&block[124..136]), Ok)?;
         let byte = header.entry_type().as_byte();
         let kind = match byte {
@@ -219,13 +233,14 @@ impl<R: Read> Entries<R> {
         let mode = narrow(numeric(&block[100..108])? & 0o7777)?;
         let mut size = number("GNU.sparse.realsize").or_else(|| number("GNU.sparse.size")).unwrap_or(stored);
         let mut pieces = vec![(0, stored)];
-        let padding = stored.next_multiple_of(BLOCK) - stored;
+        let whole = stored.checked_next_multiple_of(BLOCK).ok_or_else(|| broken("a file is too large"))?;
+        let padding = whole - stored;
         if byte == b'S' {
             (size, pieces) = self.old_sparse(header, tee)?;
         } else if number("GNU.sparse.major") == Some(1) {
             let (map, read) = self.sparse_map(stored, tee)?;
             pieces = map;
-            stored -= read;
+            stored = stored.checked_sub(read).ok_or_else(|| broken("a sparse map is longer than its file"))?;
         } else if let Some(map) = last("GNU.sparse.map") {
             let numbers =
                 std::str::from_utf8(map).ok().and_then(|map| map.split(',').map(|n| n.parse().ok()).collect::<Option<Vec<u64>>>());
@@ -245,7 +260,17 @@ impl<R: Read> Entries<R> {
             return Err(broken("its files are too large"));
         }
         self.padding = padding;
-        Ok(Entry { path, kind, mode, uid: narrow(uid)?, gid: narrow(gid)?, mtime, attributes, size, pieces })
+        Ok(Entry {
+            path,
+            kind,
+            mode,
+            uid: narrow(uid)?,
+            gid: narrow(gid)?,
+            mtime,
+            attributes: attributes.into_iter().collect(),
+            size,
+            pieces,
+        })
     }
 
     fn old_sparse(&mut self, header: &tar::Header, tee: &mut dyn Tee) -> io::Result<(u64, Vec<Piece>)> {
@@ -270,31 +295,28 @@ impl<R: Read> Entries<R> {
         Ok((size, pieces))
     }
 
-    /// PAX sparse 1.0: the map stands before the content, in blocks of its own.
+    /// PAX sparse 1.0: the map stands before the content, in blocks of its own: how many pieces, and two numbers for each, a line each.
     fn sparse_map(&mut self, stored: u64, tee: &mut dyn Tee) -> io::Result<(Vec<Piece>, u64)> {
-        let (mut text, mut read) = (Vec::new(), 0);
+        let (mut numbers, mut line, mut read) = (Vec::<u64>::new(), Vec::new(), 0);
         loop {
-            let lines = text.iter().filter(|byte| **byte == b'\n').count();
-            let numbers: Vec<u64> =
-                text.split(|byte| *byte == b'\n').take(lines).map_while(|line| std::str::from_utf8(line).ok()?.parse().ok()).collect();
-            if numbers.len() < lines {
-                // what pads the last block is no number
-                let wanted = numbers.first().map_or(0, |count| count.saturating_mul(2).saturating_add(1));
-                if (numbers.len() as u64) < wanted {
-                    return Err(broken("a sparse map is no list of numbers"));
-                }
-            }
-            if let Some(count) = numbers.first()
-                && numbers.len() as u64 > count.saturating_mul(2)
-            {
-                let count = usize::try_from(*count).map_err(io::Error::other)?;
-                return Ok((numbers[1..=2 * count].chunks_exact(2).map(|pair| (pair[0], pair[1])).collect(), read));
-            }
             if read >= stored || read > LONGEST_EXTENSION {
                 return Err(broken("a sparse map has no end"));
             }
-            text.extend(self.block(tee)?.ok_or_else(|| broken("it ends within a sparse map"))?);
+            let block = self.block(tee)?.ok_or_else(|| broken("it ends within a sparse map"))?;
             read += BLOCK;
+            for byte in block {
+                if byte != b'\n' {
+                    line.push(byte);
+                    continue;
+                }
+                let number = std::str::from_utf8(&line).ok().and_then(|text| text.parse().ok());
+                numbers.push(number.ok_or_else(|| broken("a sparse map is no list of numbers"))?);
+                line.clear();
+                // what pads the last block is no number
+                if (numbers.len() as u64 - 1) / 2 == numbers[0] && numbers.len() % 2 == 1 {
+                    return Ok((numbers[1..].chunks_exact(2).map(|pair| (pair[0], pair[1])).collect(), read));
+                }
+            }
         }
     }
 }
@@ -337,4 +359,65 @@ fn records(bytes: &[u8]) -> io::Result<Vec<(String, Vec<u8>)>> {
         rest = &rest[length..];
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A header with its content.
+    fn part(kind: u8, content: &[u8]) -> Vec<u8> {
+        let mut header = tar::Header::new_ustar();
+        header.set_path("a").unwrap();
+        header.set_entry_type(tar::EntryType::new(kind));
+        header.set_size(content.len() as u64);
+        header.set_cksum();
+        let mut bytes = header.as_bytes().to_vec();
+        bytes.extend_from_slice(content);
+        bytes.resize(bytes.len().next_multiple_of(512), 0);
+        bytes
+    }
+
+    fn first(tar: &[u8]) -> io::Result<Option<Entry>> {
+        Entries::new(tar).next(&mut ())
+    }
+
+    #[test]
+    fn sizes_and_maps_that_cannot_be_are_refused() {
+        let sparse = b"22 GNU.sparse.major=1\n";
+        for (tar, said) in [
+            ([part(b'x', b"29 size=18446744073709551615\n"), part(b'0', b"")].concat(), "too large"),
+            ([part(b'x', sparse), part(b'0', b"0\n")].concat(), "longer than its file"),
+            ([part(b'x', sparse), part(b'0', b"1\nx\n")].concat(), "no list of numbers"),
+            ([part(b'x', sparse), part(b'0', &[b'1'; 600])].concat(), "no end"),
+        ] {
+            let message = first(&tar).unwrap_err().to_string();
+            assert!(message.contains(said), "{message}");
+        }
+    }
+
+    #[test]
+    fn records_for_all_entries_do_not_pile_up() {
+        let record = |number: usize| {
+            let text = format!("comment{number}={}\n", "x".repeat(1 << 20));
+            let length = text.len() + 8;
+            part(b'g', format!("{length} {text}").as_bytes())
+        };
+        let same = [record(1).repeat(8), part(b'0', b"")].concat();
+        assert!(first(&same).unwrap().is_some());
+        let others: Vec<u8> = (0..8).flat_map(record).collect();
+        assert!(first(&others).unwrap_err().to_string().contains("too long"));
+    }
+
+    #[test]
+    fn an_attribute_said_twice_is_the_last() {
+        let tar = [
+            part(b'g', b"25 SCHILY.xattr.user.a=z\n"),
+            part(b'g', b"25 SCHILY.xattr.user.b=z\n"),
+            part(b'x', b"25 SCHILY.xattr.user.a=y\n25 SCHILY.xattr.user.a=b\n"),
+            part(b'0', b""),
+        ];
+        let entry = first(&tar.concat()).unwrap().unwrap();
+        assert_eq!(entry.attributes, [("user.a".into(), b"b".to_vec()), ("user.b".into(), b"z".to_vec())]);
+    }
 }

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{OFlag, openat2};
 use nix::sys::stat::SFlag;
 
+use super::diff::HIDDEN;
 use super::entries::{Entries, Entry, EntryKind, Tee};
 use super::split::{SplitWriter, inside};
 use super::view::View;
@@ -174,8 +175,16 @@ impl Unpacker<'_> {
             }
             return Ok(());
         };
+        let reserved = |part: &OsStr| part.as_bytes().starts_with(HIDDEN);
+        if let Some(part) = above.iter().find(|part| reserved(part)) {
+            // AUFS kept its own files in such folders; no other folder has such a name (image-spec, layer.md "Whiteouts")
+            if part.as_bytes().starts_with(b".wh..wh.") {
+                return self.skip(entry, content, split);
+            }
+            return Err(refuse(&entry.path, "lies in a folder whose name says that something is gone"));
+        }
         let folder = self.folder(&entry.path, above)?;
-        if let Some(hidden) = name.as_bytes().strip_prefix(b".wh.") {
+        if let Some(hidden) = name.as_bytes().strip_prefix(HIDDEN) {
             self.skip(entry, content, split)?;
             return self.whiteout(entry, &folder, OsStr::from_bytes(hidden));
         }
@@ -324,4 +333,170 @@ impl Unpacker<'_> {
 
 fn real_path(fd: &impl AsRawFd) -> io::Result<PathBuf> {
     std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tar::EntryType::{self, Block, Char, Directory, Fifo, Link, Regular, Symlink};
+
+    /// Entries by kind, path, link or content.
+    type Asked<'a> = (EntryType, &'a str, &'a str);
+
+    fn archive(entries: &[Asked<'_>]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for (kind, path, text) in entries {
+            let is_link = matches!(kind, Link | Symlink);
+            let mut header = tar::Header::new_ustar();
+            header.set_entry_type(*kind);
+            header.set_mode(0o755);
+            header.set_mtime(1);
+            header.set_uid(nix::unistd::geteuid().as_raw().into());
+            header.set_gid(nix::unistd::getegid().as_raw().into());
+            header.set_size(if is_link { 0 } else { text.len() as u64 });
+            header.set_device_major(1).unwrap();
+            header.set_device_minor(3).unwrap();
+            // as an attacker would: past what the library allows
+            let block = header.as_mut_bytes();
+            block[..path.len()].copy_from_slice(path.as_bytes());
+            if is_link {
+                block[157..157 + text.len()].copy_from_slice(text.as_bytes());
+            }
+            header.set_cksum();
+            bytes.extend(header.as_bytes());
+            if !is_link {
+                bytes.extend(text.as_bytes());
+                bytes.resize(bytes.len().next_multiple_of(512), 0);
+            }
+        }
+        bytes.resize(bytes.len() + 1024, 0);
+        bytes
+    }
+
+    /// A folder with the root and, beside it, what must stay as it is.
+    struct World(tempfile::TempDir);
+
+    impl World {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::create_dir(folder.path().join("root")).unwrap();
+            std::fs::create_dir(folder.path().join("outside")).unwrap();
+            std::fs::write(folder.path().join("outside/secret"), "untouched").unwrap();
+            Self(folder)
+        }
+
+        fn path(&self, path: &str) -> PathBuf {
+            self.0.path().join(path)
+        }
+
+        fn unpack(&self, tar: impl Read) -> Result<Unpacked, String> {
+            let none = View::new(Vec::new());
+            let unpacked = unpack(tar, &self.path("root"), &self.path("split"), &self.path("moved"), &none);
+            let outside: Vec<_> = files::names(&self.path("outside")).unwrap();
+            assert_eq!(outside, ["secret"], "nothing is written outside the root");
+            let secret = self.path("outside/secret");
+            assert_eq!(std::fs::read_to_string(&secret).unwrap(), "untouched");
+            assert_eq!(secret.symlink_metadata().unwrap().nlink(), 1, "nothing links out of the root");
+            unpacked.map_err(|error| error.to_string())
+        }
+    }
+
+    #[test]
+    fn what_leads_upwards_is_refused() {
+        for (path, link) in [("../outside/new", ""), ("a/../../outside/new", ""), ("/../outside/new", ""), ("a", "../outside/secret")] {
+            let kind = if link.is_empty() { Regular } else { Link };
+            let refused = World::new().unpack(&archive(&[(kind, path, link)])[..]).unwrap_err();
+            assert!(refused.contains("leads out of it"), "{path}: {refused}");
+        }
+    }
+
+    #[test]
+    fn links_are_followed_inside_the_root_alone() {
+        let world = World::new();
+        let outside = world.path("outside").display().to_string();
+        let deep = "../../../../../../../../../../../../tmp";
+        let refused = world.unpack(&archive(&[(Symlink, "out", &outside), (Regular, "out/new", "x")])[..]);
+        assert!(refused.is_err() || !world.path("outside/new").exists());
+        // a link that goes up and up ends at the root
+        let world = World::new();
+        world.unpack(&archive(&[(Directory, "tmp", ""), (Symlink, "up", deep), (Regular, "up/in", "x")])[..]).unwrap();
+        assert_eq!(std::fs::read_to_string(world.path("root/tmp/in")).unwrap(), "x");
+        // and one to all of the machine is one to all of the root
+        let world = World::new();
+        world.unpack(&archive(&[(Directory, "etc", ""), (Symlink, "all", "/"), (Regular, "all/etc/passwd", "x")])[..]).unwrap();
+        assert_eq!(std::fs::read_to_string(world.path("root/etc/passwd")).unwrap(), "x");
+    }
+
+    #[test]
+    fn a_file_over_a_link_takes_its_place() {
+        let world = World::new();
+        let secret = world.path("outside/secret").display().to_string();
+        world.unpack(&archive(&[(Symlink, "f", &secret), (Regular, "f", "new")])[..]).unwrap();
+        assert!(world.path("root/f").symlink_metadata().unwrap().is_file());
+    }
+
+    #[test]
+    fn a_hard_link_through_a_link_stays_inside() {
+        let world = World::new();
+        let outside = world.path("outside").display().to_string();
+        let refused = world.unpack(&archive(&[(Symlink, "out", &outside), (Link, "got", "out/secret")])[..]).unwrap_err();
+        assert!(!world.path("root/got").exists(), "{refused}");
+        // a hard link to a link is that link, not what it leads to
+        let world = World::new();
+        let secret = world.path("outside/secret").display().to_string();
+        world.unpack(&archive(&[(Symlink, "l", &secret), (Link, "got", "l")])[..]).unwrap();
+        assert!(world.path("root/got").symlink_metadata().unwrap().is_symlink());
+    }
+
+    #[test]
+    fn whiteouts_hide_and_never_remove_outside() {
+        for name in [".wh..", ".wh...", "d/.wh."] {
+            let refused = World::new().unpack(&archive(&[(Directory, "d", ""), (Regular, name, "")])[..]).unwrap_err();
+            assert!(refused.contains("hides no name"), "{name}: {refused}");
+        }
+        let world = World::new();
+        let outside = world.path("outside").display().to_string();
+        let _ = world.unpack(&archive(&[(Symlink, "out", &outside), (Regular, "out/.wh.secret", "")])[..]);
+    }
+
+    #[test]
+    fn devices_are_devices_or_stand_for_them() {
+        let world = World::new();
+        world.unpack(&archive(&[(Char, "c", ""), (Block, "b", ""), (Fifo, "p", "")])[..]).unwrap();
+        let device = |name: &str| {
+            let path = world.path("root").join(name);
+            files::device(&path, &path.symlink_metadata().unwrap()).unwrap()
+        };
+        assert_eq!(device("c"), Some((libc::S_IFCHR, libc::makedev(1, 3))));
+        assert_eq!(device("b"), Some((libc::S_IFBLK, libc::makedev(1, 3))));
+        assert_eq!(device("p"), None);
+    }
+
+    #[test]
+    fn bombs_are_refused() {
+        // depth
+        let mut entries = Vec::new();
+        let name = "d/".repeat(DEEPEST + 1);
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(EntryType::GNULongName);
+        header.set_size(name.len() as u64);
+        header.set_cksum();
+        entries.extend(header.as_bytes());
+        entries.extend(name.as_bytes());
+        entries.resize(entries.len().next_multiple_of(512), 0);
+        entries.extend(archive(&[(Directory, "d", "")]));
+        assert!(World::new().unpack(&entries[..]).unwrap_err().contains("lies too deep"));
+        // size: what is announced is enough
+        let mut header = tar::Header::new_gnu();
+        header.as_mut_bytes()[..4].copy_from_slice(b"huge");
+        header.set_size(600 << 30);
+        header.set_cksum();
+        assert!(World::new().unpack(&header.as_bytes()[..]).unwrap_err().contains("its files are too large"));
+        // number
+        let tar = archive(&[(Regular, "a", ""), (Regular, "b", ""), (Regular, "c", "")]);
+        let mut entries = Entries::new(&tar[..]);
+        entries.most = 2;
+        let read: Vec<_> = (0..3).map(|_| entries.next(&mut ()).map(|entry| entry.is_some())).collect();
+        assert!(matches!(&read[..], [Ok(true), Ok(true), Err(_)]), "{read:?}");
+    }
 }

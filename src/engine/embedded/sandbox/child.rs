@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 
 use super::mounts;
 use super::process::{self, Failed};
-use super::spec::{ARGUMENT, Program, Spec, Told, receive, send};
+use super::spec::{ARGUMENT, Program, Root, Spec, Told, receive, send};
 use super::user_namespace;
 
 /// Runs the child's part where the arguments say that this process is one; the program does nothing else then.
@@ -58,8 +58,10 @@ fn serve() -> io::Result<()> {
         if !go_ahead(&mut socket)? {
             return Ok(());
         }
-        let told = run(program, &socket)?;
-        if !proc_is_covered {
+        let told = run(program, &spec, &socket)?;
+        if spec.root == Root::Chroot {
+            end_all()?;
+        } else if !proc_is_covered {
             // of a namespace that is gone, with all that lies on it; the next program has its own
             let _ = nix::mount::umount2("/proc", nix::mount::MntFlags::MNT_DETACH);
         }
@@ -81,6 +83,8 @@ fn take_socket() -> io::Result<UnixStream> {
     drop(stdin);
     let null = OwnedFd::from(File::open("/dev/null")?);
     if null.as_raw_fd() == 0 {
+        // programs are to find it open
+        nix::fcntl::fcntl(&null, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()))?;
         std::mem::forget(null);
     } else {
         // SAFETY: both are open or unused descriptors of this process
@@ -92,6 +96,14 @@ fn take_socket() -> io::Result<UnixStream> {
 }
 
 fn prepare(spec: &Spec) -> Result<Vec<std::path::PathBuf>, Broken> {
+    if spec.root == Root::Chroot {
+        // what the program leaves behind comes to this process, which ends it
+        // SAFETY: a plain call with numbers
+        if unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) } < 0 {
+            return Err(broken("look after orphans")(io::Error::last_os_error()));
+        }
+        return Ok(Vec::new());
+    }
     let mut flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC;
     if spec.isolated {
         flags |= CloneFlags::CLONE_NEWNET;
@@ -135,17 +147,18 @@ fn go_ahead(socket: &mut UnixStream) -> io::Result<bool> {
 }
 
 /// Runs one program to its end; `None` when the parent let go, and all of it was killed.
-fn run(program: &Program, socket: &UnixStream) -> io::Result<Option<Told>> {
+fn run(program: &Program, spec: &Spec, socket: &UnixStream) -> io::Result<Option<Told>> {
     let (mut reader, writer) = io::pipe()?;
+    let namespace = if spec.root == Root::Chroot { 0 } else { libc::CLONE_NEWPID };
     // SAFETY: this process has one thread, so the child may go on as after fork(); with no stack given it shares none
-    let pid = unsafe { libc::syscall(libc::SYS_clone, libc::c_long::from(libc::CLONE_NEWPID | libc::SIGCHLD), 0, 0, 0, 0) };
+    let pid = unsafe { libc::syscall(libc::SYS_clone, libc::c_long::from(namespace | libc::SIGCHLD), 0, 0, 0, 0) };
     if pid < 0 {
         let errno = io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
         return Ok(Some(Told::Broken("make a process".into(), errno)));
     }
     if pid == 0 {
         drop(reader);
-        let failed = process::become_program(program);
+        let failed = process::become_program(program, spec);
         let _ = send(&mut &writer, &failed);
         // SAFETY: ends the process without running anything of its parent's
         unsafe { libc::_exit(127) };
@@ -177,6 +190,45 @@ fn run(program: &Program, socket: &UnixStream) -> io::Result<Option<Told>> {
         WaitStatus::Signaled(_, signal, _) => Told::Killed(signal as i32),
         other => Told::Broken(format!("wait for a process: {other:?}"), 0),
     }))
+}
+
+/// Ends every process that came of this one and waits for it: without a pid namespace the kernel does not.
+fn end_all() -> io::Result<()> {
+    let own = std::process::id();
+    loop {
+        let parents = parents()?;
+        let of_own = |pid: u32| {
+            let mut pid = pid;
+            // a process that ends meanwhile leaves a gap in the chain; the next round finds its children at this process
+            for _ in 0..parents.len() {
+                match parents.get(&pid) {
+                    Some(parent) if *parent == own => return true,
+                    Some(parent) => pid = *parent,
+                    None => return false,
+                }
+            }
+            false
+        };
+        for pid in parents.keys().copied().filter(|pid| of_own(*pid)) {
+            let _ = kill(Pid::from_raw(i32::try_from(pid).map_err(io::Error::other)?), Signal::SIGKILL);
+        }
+        match waitpid(None, None) {
+            Err(nix::errno::Errno::ECHILD) => return Ok(()),
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// The parent of each process that can be seen (proc_pid_stat(5)).
+fn parents() -> io::Result<std::collections::BTreeMap<u32, u32>> {
+    let of = |pid: u32| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // the name may hold blanks and brackets
+        text.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+    };
+    let pids = std::fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    Ok(pids.filter_map(|pid| Some((pid, of(pid)?))).collect())
 }
 
 /// Waits for the end of a process; `false` when the parent lets go before.

@@ -2,7 +2,9 @@
 //! the first process of a pid namespace. Knows no image: a stack of folders is the root, and one above takes what is written.
 
 mod child;
+mod host;
 mod mounts;
+mod placed;
 mod process;
 mod run;
 mod seccomp;
@@ -10,6 +12,7 @@ mod spec;
 mod user_namespace;
 
 pub use child::enter;
+pub(super) use host::Host;
 pub(super) use run::{Ended, Listener, run};
-pub(super) use spec::{Mount, Program, Spec, What};
-pub use user_namespace::{Missing, enter_user_namespace, gains_from_user_namespace, missing};
+pub(super) use spec::{Mount, Program, Root, Spec, What};
+pub use user_namespace::{enter_user_namespace, gains_from_user_namespace};

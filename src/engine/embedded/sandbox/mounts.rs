@@ -14,7 +14,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag, mkdirat, mknodat};
 
 use super::child::{Broken, broken};
-use super::spec::{Mount, Spec, What};
+use super::spec::{Mount, Root, Spec, What};
 use crate::engine::embedded::files;
 
 const NONE: Option<&str> = None;
@@ -22,18 +22,32 @@ const NONE: Option<&str> = None;
 const MOST_LINKS: usize = 40;
 
 /// Device nodes of a sandbox: name, major, minor.
-const DEVICES: [(&str, u32, u32); 6] = [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+pub(super) const DEVICES: [(&str, u32, u32); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+
+/// Links beside them.
+pub(super) const LINKS: [(&str, &str); 6] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+    ("core", "/proc/kcore"),
+];
 
 /// Mounts everything and goes inside; returns what had to be made for it, relative to the root.
 pub(super) fn mount_all(spec: &Spec) -> Result<Vec<PathBuf>, Broken> {
     mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).map_err(broken("make mounts private"))?;
     nix::unistd::chdir(&spec.layers).map_err(broken("enter the store"))?;
-    overlay(&spec.lower, Some((&spec.upper, &spec.work)), Path::new(&spec.merged))?;
+    match spec.root {
+        Root::Overlay => overlay(&spec.lower, Some((&spec.upper, &spec.work)), Path::new(&spec.merged))?,
+        Root::Copied | Root::Chroot => {
+            mount(Some(spec.merged.as_str()), spec.merged.as_str(), NONE, MsFlags::MS_BIND, NONE).map_err(broken("bind the root"))?;
+        }
+    }
     mount(Some("memory"), spec.memory.as_str(), Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=0700"))
         .map_err(broken("mount memory"))?;
-    let root = nix::fcntl::open(Path::new(&spec.merged), OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
-        .map_err(broken("open the root"))?;
-    let mut inside = Inside { base: link_of(&root), root, stubs: Vec::new() };
+    let mut inside = Inside::open_root(Path::new(&spec.merged))?;
     let proc = inside.target(Path::new("/proc"), true)?;
     if !files::is_machine_root() {
         // within a user namespace a new /proc may be mounted only beside one that shows as much
@@ -106,8 +120,7 @@ fn devices(dev: &OwnedFd) -> Result<(), Broken> {
             mount(Some(&Path::new("/dev").join(name)), &at(name), NONE, MsFlags::MS_BIND, NONE).map_err(broken("bind a device"))?;
         }
     }
-    let links = [("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2")];
-    for (name, target) in links.into_iter().chain([("ptmx", "pts/ptmx"), ("core", "/proc/kcore")]) {
+    for (name, target) in LINKS {
         std::os::unix::fs::symlink(target, at(name)).map_err(broken("make a link in /dev"))?;
     }
     for name in ["pts", "shm", "mqueue"] {
@@ -155,10 +168,12 @@ pub(super) fn freeze(path: &str) {
     }
 }
 
-struct Inside {
+/// A root seen from outside: no path in it leads out of it.
+pub(super) struct Inside {
     root: OwnedFd,
     base: PathBuf,
-    stubs: Vec<PathBuf>,
+    /// What had to be made, relative to the root.
+    pub stubs: Vec<PathBuf>,
 }
 
 fn in_root(flags: OFlag) -> OpenHow {
@@ -166,6 +181,17 @@ fn in_root(flags: OFlag) -> OpenHow {
 }
 
 impl Inside {
+    pub fn open_root(path: &Path) -> Result<Self, Broken> {
+        let root = nix::fcntl::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
+        let root = root.map_err(broken("open the root"))?;
+        Ok(Self { base: link_of(&root), root, stubs: Vec::new() })
+    }
+
+    /// As [`Inside::target`], its real path.
+    pub fn real_target(&mut self, path: &Path, folder: bool) -> Result<PathBuf, Broken> {
+        self.target(path, folder).map(|fd| link_of(&fd))
+    }
+
     fn open(&self, path: &Path, flags: OFlag) -> Result<OwnedFd, Errno> {
         let relative = path.strip_prefix("/").unwrap_or(path);
         let relative = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
@@ -229,6 +255,8 @@ impl Inside {
             let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
             nix::fcntl::openat(&fd, name, flags, Mode::from_bits_truncate(0o644))?;
         }
+        // whatever the umask of this process
+        let _ = files::set_mode(&path.join(name), if folder { 0o755 } else { 0o644 });
         if let Some(before) = before {
             restore_times(&path, &before);
         }
@@ -283,7 +311,8 @@ impl Inside {
     }
 }
 
-fn restore_times(path: &Path, before: &std::fs::Metadata) {
+/// Gives a folder back the times that it had.
+pub(super) fn restore_times(path: &Path, before: &std::fs::Metadata) {
     use nix::sys::stat::{UtimensatFlags, utimensat};
     use nix::sys::time::TimeSpec;
     let (accessed, modified) = (TimeSpec::new(before.atime(), before.atime_nsec()), TimeSpec::new(before.mtime(), before.mtime_nsec()));

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::mounts::{freeze, mask};
 use super::seccomp;
-use super::spec::Program;
+use super::spec::{Program, Root, Spec};
 
 /// Why a process never became the program.
 #[derive(Debug, Serialize, Deserialize)]
@@ -39,8 +39,8 @@ const MASKED: [&str; 8] = [
 const FROZEN: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// Becomes the program; returns only when that fails.
-pub(super) fn become_program(program: &Program) -> Failed {
-    match prepare(program) {
+pub(super) fn become_program(program: &Program, spec: &Spec) -> Failed {
+    match prepare(program, spec) {
         Ok(candidates) => exec(program, &candidates),
         Err((what, errno)) => Failed::Before(what.into(), errno),
     }
@@ -56,20 +56,21 @@ fn checked(code: libc::c_int, what: &'static str) -> Result<(), Step> {
     if code < 0 { Err(step(what)(io::Error::last_os_error())) } else { Ok(()) }
 }
 
-fn prepare(program: &Program) -> Result<Vec<CString>, Step> {
+fn prepare(program: &Program, spec: &Spec) -> Result<Vec<CString>, Step> {
     // SAFETY: plain calls with numbers
     unsafe {
         // the parent kills by itself; this is for when it was killed
         checked(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL), "tie the process to igraph")?;
     }
     setsid().map_err(step("start a session"))?;
-    let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    if mount(Some("proc"), "/proc", Some("proc"), quiet, None::<&str>).is_err() {
-        // where parts of /proc are hidden, as in a container, no whole one may be mounted: what was bound there before must do
-        checked(if std::path::Path::new("/proc/self").exists() { 0 } else { -1 }, "mount /proc")?;
+    // what a container has less of is not to be had
+    let allowed = CAPABILITIES & crate::engine::embedded::files::capabilities();
+    if spec.root == Root::Chroot {
+        nix::unistd::chroot(&spec.layers.join(&spec.merged)).map_err(step("change the root"))?;
+        chdir("/").map_err(step("enter the root"))?;
+    } else {
+        proc()?;
     }
-    MASKED.iter().for_each(|path| mask(path));
-    FROZEN.iter().for_each(|path| freeze(path));
     let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the limit lives as long as the call; the others take numbers
     unsafe {
@@ -78,7 +79,11 @@ fn prepare(program: &Program) -> Result<Vec<CString>, Step> {
     }
     reset_signals();
     // before capabilities go: without them it could be installed only together with no_new_privs, which would break sudo
-    seccomp::install().map_err(step("install the system call filter"))?;
+    if spec.root != Root::Chroot {
+        seccomp::install().map_err(step("install the system call filter"))?;
+    } else if spec.isolated {
+        seccomp::forbid_networks().map_err(step("forbid networks"))?;
+    }
     for capability in (0..MOST_CAPABILITIES).filter(|number| CAPABILITIES >> number & 1 == 0) {
         // SAFETY: plain numbers; EINVAL is beyond the last capability of this kernel
         if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(capability), 0, 0, 0) } < 0 {
@@ -94,7 +99,7 @@ fn prepare(program: &Program) -> Result<Vec<CString>, Step> {
     let (uid, gid) = (Uid::from_raw(program.uid), Gid::from_raw(program.gid));
     setresgid(gid, gid, gid).map_err(step("set the group"))?;
     if program.uid == 0 {
-        limit_capabilities().map_err(step("drop capabilities"))?;
+        limit_capabilities(allowed).map_err(step("drop capabilities"))?;
     }
     enter_folder(program)?;
     setresuid(uid, uid, uid).map_err(step("set the user"))?;
@@ -105,6 +110,18 @@ fn prepare(program: &Program) -> Result<Vec<CString>, Step> {
         checked(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL), "tie the process to igraph")?;
     }
     Ok(candidates(program))
+}
+
+/// The /proc of this process's own pid namespace, with what is nobody's business hidden.
+fn proc() -> Result<(), Step> {
+    let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    if mount(Some("proc"), "/proc", Some("proc"), quiet, None::<&str>).is_err() {
+        // where parts of /proc are hidden, as in a container, no whole one may be mounted: what was bound there before must do
+        checked(if std::path::Path::new("/proc/self").exists() { 0 } else { -1 }, "mount /proc")?;
+    }
+    MASKED.iter().for_each(|path| mask(path));
+    FROZEN.iter().for_each(|path| freeze(path));
+    Ok(())
 }
 
 /// As runc: with the user's rights after the root's have failed to.
@@ -120,7 +137,7 @@ fn reset_signals() {
     let _ = nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
 }
 
-fn limit_capabilities() -> io::Result<()> {
+fn limit_capabilities(allowed: u64) -> io::Result<()> {
     #[repr(C)]
     struct Header {
         version: u32,
@@ -138,7 +155,7 @@ fn limit_capabilities() -> io::Result<()> {
         let bits = (bits & 0xffff_ffff) as u32;
         Data { effective: bits, permitted: bits, inheritable: 0 }
     };
-    let data = [half(CAPABILITIES), half(CAPABILITIES >> 32)];
+    let data = [half(allowed), half(allowed >> 32)];
     // SAFETY: header and two data records are laid out as capset(2) of version 3 wants them
     let code = unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) };
     if code < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }

@@ -11,9 +11,12 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::spec::{ARGUMENT, Spec, Told, receive, send};
+use super::host::Host;
+use super::placed;
+use super::spec::{ARGUMENT, Root, Spec, Told, What, receive, send};
 use crate::engine::Attempt;
-use crate::engine::embedded::files;
+use crate::engine::embedded::files::{self, disk};
+use crate::engine::embedded::layer::{copies, view::View};
 use crate::event::Stream;
 use crate::failure::{Failure, Retry};
 
@@ -48,21 +51,92 @@ pub(in crate::engine::embedded) trait Listener {
 /// # Errors
 /// Stopped, out of time, or infra where the sandbox can't be made.
 pub(in crate::engine::embedded) fn run(
-    runner: &Path,
+    host: &Host,
     spec: &Spec,
     upper: &Path,
     attempt: &Attempt<'_>,
     listener: &mut dyn Listener,
 ) -> Result<Ran, Failure> {
+    if host.root == Root::Overlay {
+        return start(&host.runner, spec, upper, attempt, listener);
+    }
+    on_copy(host, spec, upper, attempt, listener)
+}
+
+/// Runs a sandbox on a copy of its layers. What it changes comes to the upper folder as if overlayfs had been there.
+fn on_copy(host: &Host, spec: &Spec, upper: &Path, attempt: &Attempt<'_>, listener: &mut dyn Listener) -> Result<Ran, Failure> {
+    let copying = |error| disk("copying the layers")(error);
+    let absolute = |folders: &[String]| View::new(folders.iter().map(|folder| spec.layers.join(folder)).collect());
+    let view = absolute(&spec.lower);
+    let root = spec.layers.join(&spec.merged).canonicalize().map_err(copying)?;
+    copies::copy(&view, &root).map_err(copying)?;
+    let copied = copies::Copied::remember(&root).map_err(copying)?;
+    let mut spec = Spec { root: host.root, ..spec.clone() };
+    for mount in &mut spec.mounts {
+        if let What::Stack { lower, at, folder, .. } = &mount.what {
+            let to = spec.layers.join(folder).join("copy");
+            if !copies::copy_path(&absolute(lower), Path::new(at), &to).map_err(copying)? {
+                return Err(Failure::step(format!("`{at}` for the mount at `{}` is not there", mount.target)));
+            }
+            mount.what = What::Host(to);
+        }
+    }
+    let placement = match host.root {
+        Root::Chroot => Some(placed::place(&spec, &root, &root.with_file_name("aside")).map_err(|(what, errno)| cannot(&what, errno))?),
+        Root::Overlay | Root::Copied => None,
+    };
+    let ran = start(&host.runner, &spec, &root, attempt, listener);
+    if let Some(placement) = placement {
+        placement.take_out().map_err(copying)?;
+    }
+    let ran = ran?;
+    if !spec.throwaway {
+        copied.changes(&view, upper).map_err(disk("reading what a step changed"))?;
+    }
+    files::remove(&root).map_err(copying)?;
+    Ok(ran)
+}
+
+/// Makes a sandbox in which nothing runs; what failed, and an errno.
+///
+/// # Errors
+/// Infra, where the program can't be started.
+pub(super) fn try_out(runner: &Path, spec: &Spec) -> Result<Option<(String, i32)>, Failure> {
+    let start = |error: io::Error| Failure::infra(format!("the sandbox can't be started: {error}")).retry(Retry::Never);
+    let (mut socket, theirs) = UnixStream::pair().map_err(start)?;
+    let mut child = spawn(runner, theirs).map_err(start)?;
+    let told = send(&mut socket, spec).and_then(|()| receive::<Told>(&mut socket));
+    drop(socket);
+    let ended = child.wait().map_err(start)?;
+    match told {
+        Ok(Told::Ready(_)) => Ok(None),
+        Ok(Told::Broken(what, errno)) => Ok(Some((what, errno))),
+        _ => Err(Failure::infra(format!("the program of the sandbox `{}` ended with {ended}", runner.display())).retry(Retry::Never)),
+    }
+}
+
+fn spawn(runner: &Path, socket: UnixStream) -> io::Result<Child> {
+    let mut command = Command::new(runner);
+    command.arg(ARGUMENT).env_clear().stdin(OwnedFd::from(socket)).stdout(Stdio::piped()).stderr(Stdio::piped()).current_dir("/");
+    command.spawn()
+}
+
+fn cannot(what: &str, errno: i32) -> Failure {
+    let failure = Failure::infra(format!("the sandbox can't {what}: {}", io::Error::from_raw_os_error(errno)));
+    match errno {
+        libc::EPERM | libc::ENOSYS | libc::EINVAL => failure.retry(Retry::Never).hint("`igraph doctor` tells what is missing"),
+        _ => failure,
+    }
+}
+
+/// Runs a sandbox whose root is there, or can be mounted. Mount points that were made for it are removed from the folder `root`.
+fn start(runner: &Path, spec: &Spec, root: &Path, attempt: &Attempt<'_>, listener: &mut dyn Listener) -> Result<Ran, Failure> {
     if attempt.cancel.is_cancelled() {
         return Err(Failure::stopped());
     }
     let start = |error: io::Error| Failure::infra(format!("the sandbox can't be started: {error}"));
     let (mut socket, theirs) = UnixStream::pair().map_err(start)?;
-    let mut command = Command::new(runner);
-    command.arg(ARGUMENT).env_clear().stdin(OwnedFd::from(theirs)).stdout(Stdio::piped()).stderr(Stdio::piped()).current_dir("/");
-    let mut child = command.spawn().map_err(start)?;
-    drop(command);
+    let mut child = spawn(runner, theirs).map_err(start)?;
     let mut pipes = Pipes::of(&mut child).map_err(start)?;
     send(&mut socket, spec).map_err(start)?;
     let mut sandbox = Sandbox { socket: Some(socket), ran: Ran::default(), stubs: Vec::new(), running: false };
@@ -73,7 +147,7 @@ pub(in crate::engine::embedded) fn run(
     pipes.drain(listener);
     pipes.finish(listener);
     for stub in sandbox.stubs.iter().rev() {
-        remove_stub(&upper.join(stub));
+        remove_stub(&root.join(stub));
     }
     result?;
     reaped.map_err(|error| Failure::infra(format!("the sandbox: {error}")))?;
@@ -140,14 +214,7 @@ impl Sandbox {
                 self.stubs = stubs;
                 return Ok(!spec.programs.is_empty());
             }
-            Told::Broken(what, errno) => {
-                let error = io::Error::from_raw_os_error(errno);
-                let failure = Failure::infra(format!("the sandbox can't {what}: {error}"));
-                return Err(match errno {
-                    libc::EPERM | libc::ENOSYS | libc::EINVAL => failure.retry(Retry::Never).hint("`igraph doctor` tells what is missing"),
-                    _ => failure,
-                });
-            }
+            Told::Broken(what, errno) => return Err(cannot(&what, errno)),
             Told::NotRun(errno) => Ended::NotRun(errno),
             Told::Exited(code) => Ended::Code(code.into()),
             Told::Killed(signal) => Ended::Code(128 + i64::from(signal)),
@@ -159,7 +226,7 @@ impl Sandbox {
 }
 
 /// Removes a mount point that was made for a mount, if nothing was put there; the folder it is in keeps its time.
-fn remove_stub(path: &Path) {
+pub(super) fn remove_stub(path: &Path) {
     let Some(parent) = path.parent() else { return };
     let before = parent.symlink_metadata();
     let removed = match path.symlink_metadata() {

@@ -18,6 +18,8 @@ const X32: u32 = 0x4000_0000;
 
 const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
 const REFUSE: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+/// As a kernel says it that was built without a network.
+const NO_FAMILY: u32 = libc::SECCOMP_RET_ERRNO | libc::EAFNOSUPPORT as u32;
 const UNKNOWN: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
 
 /// Namespaces that a program may not make.
@@ -115,7 +117,35 @@ fn program() -> Vec<libc::sock_filter> {
 /// # Errors
 /// What the kernel says.
 pub(super) fn install() -> io::Result<()> {
-    let mut filter = program();
+    set(program())
+}
+
+/// Lets this process and all it starts make no socket but local ones: what stands in for a network of its own where none can be made.
+/// Programs can gain no rights by being executed then (sudo, su): without CAP_SYS_ADMIN there is no filter otherwise.
+///
+/// # Errors
+/// What the kernel says.
+pub(super) fn forbid_networks() -> io::Result<()> {
+    // SAFETY: plain numbers
+    if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let load = |offset| op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset, 0, 0);
+    let answer = |with| op(libc::BPF_RET | libc::BPF_K, with, 0, 0);
+    let equals = |number, yes, no| op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, number, yes, no);
+    // programs of another architecture have another way to make sockets, and so don't run
+    let mut filter = vec![load(ARCHITECTURE), equals(NATIVE, 1, 0), answer(REFUSE), load(NUMBER)];
+    #[cfg(target_arch = "x86_64")]
+    filter.extend([op(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, X32, 0, 1), answer(UNKNOWN)]);
+    for number in [libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register] {
+        filter.extend([equals(number as u32, 0, 1), answer(REFUSE)]);
+    }
+    filter.extend([equals(libc::SYS_socket as u32, 0, 3), load(ARGUMENT), equals(libc::AF_UNIX as u32, 1, 0), answer(NO_FAMILY)]);
+    filter.push(answer(ALLOW));
+    set(filter)
+}
+
+fn set(mut filter: Vec<libc::sock_filter>) -> io::Result<()> {
     let length = u16::try_from(filter.len()).map_err(io::Error::other)?;
     let program = libc::sock_fprog { len: length, filter: filter.as_mut_ptr() };
     // SAFETY: the program lives as long as the call, which copies it

@@ -11,8 +11,20 @@ pub(super) const ARGUMENT: &str = "__igraph-sandbox";
 /// Host name within; always the same, as it may end up in files.
 pub(super) const HOSTNAME: &str = "buildkitsandbox";
 
+/// What the root of a sandbox is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::engine::embedded) enum Root {
+    /// The layers under overlayfs, in namespaces.
+    #[default]
+    Overlay,
+    /// A copy of the layers, in namespaces.
+    Copied,
+    /// A copy of the layers, without namespaces: by chroot, with what would be mounted put into the copy.
+    Chroot,
+}
+
 /// A sandbox.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(in crate::engine::embedded) struct Spec {
     /// Where relative paths of folders start: so short that many fit a page.
     pub layers: PathBuf,
@@ -26,7 +38,11 @@ pub(in crate::engine::embedded) struct Spec {
     pub merged: String,
     /// An empty folder for what must not reach a disk.
     pub memory: String,
-    /// A network of its own, with nothing but loopback.
+    /// What the root is; a copy lies in `merged` already.
+    pub root: Root,
+    /// Nothing of what is written is wanted.
+    pub throwaway: bool,
+    /// A network of its own, with nothing but loopback; by chroot none at all.
     pub isolated: bool,
     /// Mounted in this order.
     pub mounts: Vec<Mount>,
@@ -35,7 +51,7 @@ pub(in crate::engine::embedded) struct Spec {
 }
 
 /// A mount.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(in crate::engine::embedded) struct Mount {
     /// Absolute, within the root; made where it is not there, and removed afterwards.
     pub target: String,
@@ -45,7 +61,7 @@ pub(in crate::engine::embedded) struct Mount {
 }
 
 /// What a mount shows.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(in crate::engine::embedded) enum What {
     /// A file or folder of the machine.
     Host(PathBuf),

@@ -8,6 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
+use crate::engine::Advice;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Gid, Uid, User, fork, getegid, geteuid, setresgid, setresuid};
@@ -38,23 +39,14 @@ struct Range {
     pub count: u64,
 }
 
-/// What keeps this user from a user namespace, and what mends it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Missing {
-    /// What is missing.
-    pub what: String,
-    /// The command that mends it.
-    pub command: String,
-}
-
 /// The ids that a user namespace of this user would have, or all that is missing for one.
-fn ids() -> Result<Ids, Vec<Missing>> {
+fn ids() -> Result<Ids, Vec<Advice>> {
     let mut missing = kernel();
     if geteuid().is_root() {
         // a container's root: it has all ids that there are
         let needed = SETUID | SETGID;
         if crate::engine::embedded::files::capabilities() & needed != needed {
-            missing.push(Missing { what: "the capabilities SETUID and SETGID".into(), command: "start the container with them".into() });
+            missing.push(Advice { lacks: "the capabilities SETUID and SETGID".into(), command: "start the container with them".into() });
         }
         return if missing.is_empty() { Ok(Ids::Same) } else { Err(missing) };
     }
@@ -62,7 +54,7 @@ fn ids() -> Result<Ids, Vec<Missing>> {
     let name = User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name);
     if ["newuidmap", "newgidmap"].iter().any(|program| find(program).is_none()) {
         let what = "the programs newuidmap and newgidmap, which let an ordinary user have more than one id";
-        missing.push(Missing { what: what.into(), command: "sudo apt-get install uidmap".into() });
+        missing.push(Advice { lacks: what.into(), command: "sudo apt-get install uidmap".into() });
     }
     let ranges = |path: &str, own: u32| ranges(&std::fs::read_to_string(path).unwrap_or_default(), &name, uid.as_raw(), own);
     let (uids, gids) = (ranges("/etc/subuid", uid.as_raw()), ranges("/etc/subgid", gid.as_raw()));
@@ -73,19 +65,27 @@ fn ids() -> Result<Ids, Vec<Missing>> {
                 0 => format!("a range for `{name}` in {path}"),
                 count => format!("more than the {count} ids that {path} gives `{name}`: images use {IDS}"),
             };
-            missing.push(Missing { what, command: format!("sudo usermod --add-sub{flag} 100000-165535 {name}") });
+            missing.push(Advice { lacks: what, command: format!("sudo usermod --add-sub{flag} 100000-165535 {name}") });
         }
     }
     if missing.is_empty() { Ok(Ids::Subordinate { uids, gids }) } else { Err(missing) }
 }
 
 /// All that is missing for this user to have a user namespace with ids enough.
-pub fn missing() -> Vec<Missing> {
+pub(super) fn missing() -> Vec<Advice> {
     ids().err().unwrap_or_default()
 }
 
+/// Whether this process is in a user namespace that maps ids, as igraph makes one for an ordinary user.
+pub(super) fn is_own() -> bool {
+    std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| {
+        let mut fields = map.split_whitespace();
+        fields.next() == Some("0") && fields.next() != Some("0")
+    })
+}
+
 /// What the kernel's settings keep from an ordinary user.
-fn kernel() -> Vec<Missing> {
+fn kernel() -> Vec<Advice> {
     let says = |path: &str, value: &str| std::fs::read_to_string(path).is_ok_and(|text| text.trim() == value);
     let settings = [
         ("/proc/sys/user/max_user_namespaces", "0", "user.max_user_namespaces=15000", "user namespaces (their number is limited to 0)"),
@@ -104,7 +104,7 @@ fn kernel() -> Vec<Missing> {
     ];
     let restricted = |path: &str| geteuid().is_root() && !path.starts_with("/proc/sys/user/");
     let broken = settings.into_iter().filter(|(path, value, ..)| says(path, value) && !restricted(path));
-    broken.map(|(_, _, setting, what)| Missing { what: what.into(), command: format!("sudo sysctl -w {setting}") }).collect()
+    broken.map(|(_, _, setting, what)| Advice { lacks: what.into(), command: format!("sudo sysctl -w {setting}") }).collect()
 }
 
 /// The ranges that a file in the form of `/etc/subuid` gives a user, its own id left out.
@@ -168,7 +168,7 @@ pub(super) fn enter(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
 
 /// Makes the namespace; the programs that give it its ids are run by a child that stays outside.
 fn become_root() -> io::Result<()> {
-    let told = |missing: Vec<Missing>| io::Error::other(missing.into_iter().map(|one| one.what).collect::<Vec<_>>().join("; "));
+    let told = |missing: Vec<Advice>| io::Error::other(missing.into_iter().map(|one| one.lacks).collect::<Vec<_>>().join("; "));
     let ids = ids().map_err(told)?;
     let (uid, gid, pid) = (geteuid(), getegid(), std::process::id());
     let (mut reader, mut writer) = io::pipe()?;

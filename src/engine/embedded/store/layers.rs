@@ -134,7 +134,10 @@ impl Store {
     /// Of the disk.
     pub fn make_layer(&self, work: Work, lower: &View, epoch: i64) -> Result<Option<Made>, Failure> {
         let root = work.path().join("fs");
-        let changes = diff::changes(&root, lower, epoch).map_err(disk("reading what a step changed"))?;
+        let changes = diff::changes(&root, lower, epoch).map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidInput => Failure::step(error.to_string()),
+            _ => disk("reading what a step changed")(error),
+        })?;
         if changes.is_empty() {
             return Ok(None);
         }
