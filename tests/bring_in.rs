@@ -33,7 +33,10 @@ fn engine(test: &str, folder: &tempfile::TempDir) -> Option<EmbeddedEngine> {
     }
     let store = folder.path().join("store");
     let environment = Arc::new(|_: &str| None);
-    Some(EmbeddedEngine::open(EmbeddedOptions { store, runner: "/proc/self/exe".into(), owner: "t".into(), environment }).unwrap())
+    Some(
+        EmbeddedEngine::open(EmbeddedOptions { store, runner: env!("CARGO_BIN_EXE_igraph").into(), owner: "t".into(), environment })
+            .unwrap(),
+    )
 }
 
 fn layer(path: &str, content: &[u8]) -> Vec<u8> {

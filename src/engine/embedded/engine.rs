@@ -54,9 +54,11 @@ impl EmbeddedEngine {
     pub fn open(options: EmbeddedOptions) -> Result<Self, Failure> {
         let EmbeddedOptions { store, runner, owner, environment } = options;
         let store = Store::open(&store, &owner)?;
+        // who opens the store at the same time clears what nobody uses
+        let lease = store.lease()?;
         let work = store.work()?;
         let host = Host::find(runner, store.root(), work.path())?;
-        drop(work);
+        drop((work, lease));
         Ok(Self { store, host, environment })
     }
 
@@ -104,6 +106,7 @@ impl Engine for EmbeddedEngine {
     }
 
     fn find(&self, id: ImageId) -> Result<Option<EngineImage>, Failure> {
+        let _lease = self.store.lease()?;
         self.store.find(id)
     }
 
@@ -133,6 +136,7 @@ impl Engine for EmbeddedEngine {
     }
 
     fn tag(&self, image: &EngineImage, name: &Reference) -> Result<(), Failure> {
+        let _lease = self.store.lease()?;
         self.diff_ids(image)?;
         self.store.name(name, image.id)
     }
