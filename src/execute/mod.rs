@@ -11,6 +11,7 @@ pub mod retry;
 mod run;
 mod spool;
 mod tests_of;
+mod upload;
 mod world;
 
 pub use crate::plan::tested;

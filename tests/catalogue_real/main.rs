@@ -8,6 +8,7 @@ mod machines;
 mod names;
 #[path = "../support/proxy.rs"]
 mod proxy;
+mod recipes;
 mod repairs;
 mod site;
 mod stops;

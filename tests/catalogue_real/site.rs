@@ -78,7 +78,25 @@ impl Site {
     /// The program, to be run in a folder.
     pub fn command(&self, root: &Path, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_igraph"));
-        command.current_dir(root).args(arguments).env_clear().stdin(Stdio::null());
+        command.args(arguments);
+        self.prepare(root, command)
+    }
+
+    /// A script, to be run by bash in a folder, with igraph and git at hand.
+    pub fn shell(&self, root: &Path, script: &str) -> Command {
+        let mut command = Command::new("bash");
+        command.args(["-euo", "pipefail", "-c", script]);
+        let mut command = self.prepare(root, command);
+        let program = Path::new(env!("CARGO_BIN_EXE_igraph")).parent().unwrap();
+        command.env("PATH", format!("{}:{}", program.display(), std::env::var("PATH").unwrap_or_default()));
+        for who in ["AUTHOR", "COMMITTER"] {
+            command.env(format!("GIT_{who}_NAME"), "igraph").env(format!("GIT_{who}_EMAIL"), "igraph@localhost");
+        }
+        command
+    }
+
+    fn prepare(&self, root: &Path, mut command: Command) -> Command {
+        command.current_dir(root).env_clear().stdin(Stdio::null());
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("HOME", self.folder.path().join("home"));
         command.env("TOKEN", "tell-nobody");

@@ -5,12 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use igraph::digest::Digest;
+use igraph::event::{Event, NodeKind, Outcome};
 use igraph::failure::Failure;
 use igraph::graph::Depth;
-use igraph::record::{NameScope, Verdict};
+use igraph::label::NodeLabel;
+use igraph::record::Verdict;
 use proptest::prelude::*;
 
-use crate::house::{House, How, copy, word};
+use crate::house::{House, How, Ran, copy};
 use crate::registry::{Action, Registry, Rule};
 
 #[test]
@@ -55,6 +57,45 @@ fn keys_are_the_same_in_another_folder_under_another_umask() {
         assert_eq!((key, components.clone()), other.key(step), "{step}");
         let paths = [house.root.to_str().unwrap(), "/tmp"];
         assert!(!components.iter().any(|(name, value)| paths.iter().any(|path| name.contains(path) || value.contains(path))));
+    }
+}
+
+/// L4, for the whole program: neither who asks, nor when and where, nor what is set, is in a key.
+#[test]
+fn keys_know_nothing_of_who_asks() {
+    let house = House::image("FROM scratch\nARG V=1\nCOPY f /f\nRUN x\n");
+    house.write("p/f", "f");
+    // tempfile's folders are their owner's alone
+    std::fs::set_permissions(house.root.parent().unwrap(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let keys = |words: &[&str], variables: &[(&str, &str)]| {
+        let igraph = [env!("CARGO_BIN_EXE_igraph"), "-C", house.root.to_str().unwrap(), "targets", "--show-key", "//..."];
+        let argv = [words, &igraph].concat();
+        let mut command = std::process::Command::new(argv[0]);
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let output = command.args(&argv[1..]).env_clear().env("PATH", path).envs(variables.iter().copied()).output().unwrap();
+        assert!(output.status.success(), "{argv:?} {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let plain = keys(&[], &[]);
+    assert!(plain.ends_with(" //p:1\n") && plain.chars().take(64).all(|digit| digit.is_ascii_hexdigit()), "{plain}");
+    let variables = [
+        ("LC_ALL", "de_DE.UTF-8"),
+        ("TZ", "Pacific/Apia"),
+        ("HOME", "/nowhere"),
+        ("USER", "somebody"),
+        ("HOSTNAME", "elsewhere"),
+        ("HTTP_PROXY", "http://proxy:1"),
+        ("https_proxy", "http://proxy:2"),
+        ("DOCKER_HOST", "tcp://127.0.0.1:1"),
+        ("SOURCE_DATE_EPOCH", "1"),
+        ("V", "2"),
+        ("CI", "1"),
+    ];
+    assert_eq!(keys(&[], &variables), plain);
+    assert_eq!(keys(&["sh", "-c", "umask 077; exec \"$@\"", "sh"], &[]), plain);
+    if nix::unistd::geteuid().is_root() {
+        assert_eq!(keys(&["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"], &[]), plain);
+        assert_eq!(keys(&["unshare", "--uts", "sh", "-c", "hostname elsewhere; exec \"$@\"", "sh"], &[]), plain);
     }
 }
 
@@ -161,38 +202,87 @@ impl Catalogue<'_> {
         self.house.write("p/BUILD.ron", &format!("Package(rules: [{}])", rules.join(", ")));
     }
 
-    /// Every name in the registry points at an image for which the tests that it needed then had passed.
-    fn check_names(&self) {
+    /// The tags of an image.
+    fn tags(&self, at: usize) -> Vec<String> {
+        std::iter::once(format!("i{at}")).chain((0..self.shapes[at].aliases).map(|alias| format!("a{at}-{alias}"))).collect()
+    }
+
+    /// What the tags of all images point at.
+    fn named(&self) -> BTreeMap<String, Digest> {
+        let tags = (0..self.shapes.len()).flat_map(|at| self.tags(at));
+        tags.filter_map(|tag| self.house.named("p", &tag).map(|manifest| (tag, manifest))).collect()
+    }
+
+    /// L1: every name that the last run moved points at an image for which the tests that it needs had passed, as they are defined now;
+    /// in the registry and locally.
+    fn check_names(&self, before: &BTreeMap<String, Digest>) {
         let state = self.house.state();
-        let passed: BTreeMap<Digest, BTreeSet<String>> = {
-            let mut passed: BTreeMap<Digest, BTreeSet<String>> = BTreeMap::new();
-            for run in &self.runs {
-                for result in state.results_of_run(run).unwrap() {
-                    if let (igraph::event::NodeKind::Test, true, Some(image)) =
-                        (result.kind, result.verdict != Verdict::Failed, &result.image)
-                    {
-                        passed.entry(image.id.0).or_default().insert(result.node.to_string());
-                    }
-                }
-            }
-            passed
-        };
-        for (at, shape) in self.shapes.iter().enumerate() {
-            let tags = std::iter::once(format!("i{at}")).chain((0..shape.aliases).map(|alias| format!("a{at}-{alias}")));
-            for tag in tags {
-                let Some(manifest) = self.house.named("p", &tag) else { continue };
-                let bytes = self.house.registry.manifest_bytes("p", manifest).unwrap();
-                let value: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
-                let config: Digest = value["config"]["digest"].as_str().unwrap().parse().unwrap();
-                let done = passed.get(&config).cloned().unwrap_or_default();
-                for test in &shape.tests {
-                    let step = format!("//p:i{at}[test/t{test}]");
-                    assert!(done.contains(&step), "p:{tag} is {config}, for which {step} has not passed: {done:?}");
-                }
+        // by image and test: the commands that passed
+        let mut passed: BTreeMap<(Digest, String), String> = BTreeMap::new();
+        for result in self.runs.iter().flat_map(|run| state.results_of_run(run).unwrap()) {
+            if let (NodeKind::Test, true, Some(image)) = (result.kind, result.verdict != Verdict::Failed, &result.image) {
+                let commands = result.components.iter().filter(|part| part.name.starts_with("command "));
+                passed.entry((image.id.0, result.node.to_string())).or_default().extend(commands.map(|part| format!("{} ", part.value)));
             }
         }
-        for name in state.names().unwrap().into_iter().filter(|name| name.scope == NameScope::Local) {
-            assert!(passed.contains_key(&name.image.0), "{} is an image without a passed test", name.name);
+        let check = |at: usize, name: &str, image: Digest| {
+            for test in &self.shapes[at].tests {
+                let (step, state) = (format!("//p:i{at}[test/t{test}]"), format!("state {}\"", self.tests[*test]));
+                let commands = passed.get(&(image, step.clone())).cloned().unwrap_or_default();
+                assert!(commands.contains(&state), "{name} is {image}, for which {step} has not passed with `{state}: {commands}");
+            }
+        };
+        let now = self.named();
+        for at in 0..self.shapes.len() {
+            for tag in self.tags(at) {
+                let Some(manifest) = now.get(&tag).filter(|manifest| before.get(&tag) != Some(manifest)) else { continue };
+                let bytes = self.house.registry.manifest_bytes("p", *manifest).unwrap();
+                let value: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+                check(at, &tag, value["config"]["digest"].as_str().unwrap().parse().unwrap());
+            }
+        }
+        let last = self.runs.last().unwrap();
+        for result in state.results_of_run(last).unwrap() {
+            if let (NodeKind::Tag, NodeLabel::Tag(label, written), Some(image)) = (result.kind, &result.node, &result.image) {
+                let at = label.name.as_str().trim_start_matches('i').parse().unwrap();
+                check(at, &format!("local {written}"), image.id.0);
+            }
+        }
+    }
+}
+
+/// L7 and L8: what ran, or did not, says why, and every attempt has a log of its own and its end.
+fn check_told(ran: &Ran) {
+    let (mut logs, mut attempts, mut failed) = (BTreeSet::new(), BTreeMap::new(), BTreeMap::new());
+    for event in &ran.events {
+        match event {
+            Event::AttemptStarted { node, log, .. } => {
+                assert!(logs.insert(log.clone()), "two attempts in {log}");
+                *attempts.entry(node.clone()).or_insert(0) += 1;
+            }
+            Event::AttemptFailed { node, failure, .. } => {
+                assert!(!failure.message.is_empty());
+                *failed.entry(node.clone()).or_insert(0) += 1;
+            }
+            Event::NodeFinished { node, outcome, reasons, attempts: told, .. } => {
+                match outcome {
+                    Outcome::Succeeded { .. } | Outcome::Flaky { .. } | Outcome::Failed { .. } => {
+                        assert!(!reasons.is_empty(), "{node} {outcome:?} for no reason");
+                    }
+                    Outcome::Skipped { .. } | Outcome::Blocked { .. } | Outcome::Cancelled | Outcome::Fresh => {}
+                }
+                let (begun, broken) = (attempts.get(node).copied().unwrap_or(0), failed.get(node).copied().unwrap_or(0));
+                // names are moved as a group, whose attempts are those of its first
+                if matches!(node, NodeLabel::Entry(_) | NodeLabel::Test(..)) {
+                    let passed = u32::from(matches!(outcome, Outcome::Succeeded { .. } | Outcome::Flaky { .. }));
+                    assert_eq!(*told, begun, "{node} {outcome:?}");
+                    assert!(
+                        broken + passed <= begun.max(passed) && (!matches!(outcome, Outcome::Failed { .. }) || broken == begun),
+                        "{node}"
+                    );
+                }
+            }
+            _ => {}
         }
     }
 }
@@ -234,22 +324,33 @@ proptest! {
                 }
             }
             catalogue.write();
+            let before = catalogue.named();
             let ran = house.run_of(Depth::Push, &["//..."], &how);
+            check_told(&ran);
             let terminal = ran.terminal();
             prop_assert!(terminal.values().all(|times| *times == 1), "{:?}", terminal);
             prop_assert_eq!(terminal.len(), ran.end.steps.len());
             catalogue.runs.push(ran.run);
-            catalogue.check_names();
+            catalogue.check_names(&before);
         }
         // once nothing fails any more, all is named; and then there is nothing to do
         catalogue.tests = [2; 3];
         catalogue.write();
         for _ in 0..3 {
+            let before = catalogue.named();
             catalogue.runs.push(house.run(Depth::Push).run);
+            catalogue.check_names(&before);
         }
-        catalogue.check_names();
-        let bad: Vec<String> = house.run(Depth::Push).end.steps.iter().map(|(label, _, outcome, _)| (label, word(outcome)))
-            .filter(|(_, outcome)| outcome != "fresh").map(|(label, outcome)| format!("{label} {outcome}")).collect();
-        prop_assert_eq!(bad, Vec::<String>::new());
+        // L2: all names of an image are one manifest
+        let named = catalogue.named();
+        for at in 0..shapes.len() {
+            let manifests: BTreeSet<Option<&Digest>> = catalogue.tags(at).iter().map(|tag| named.get(tag)).collect();
+            prop_assert!(manifests.len() == 1 && !manifests.contains(&None), "i{}: {:?}", at, named);
+        }
+        // L3
+        house.registry.take_requests();
+        let last = house.run(Depth::Push);
+        prop_assert_eq!(last.not_fresh(), Vec::<String>::new());
+        prop_assert!(last.calls.is_empty() && house.registry.take_requests().is_empty(), "{:?}", last.calls);
     }
 }

@@ -123,25 +123,31 @@ impl DockerEngine {
         } else {
             self.build_with_classic(&job, output).await
         };
-        let built = built.map_err(|broken| match broken {
-            Broken::Failure(failure) => failure,
-            Broken::Failed { error, step, steps } => {
-                let failure = failed_step(&error, step.as_deref(), request);
-                // what failed behind it may have failed for that
-                let before = steps.iter().filter(|other| step.as_deref().is_none_or(|step| step.name != other.name));
-                ignored_indexes(before, request, &failure.message).unwrap_or(failure)
+        let (built, mut steps) = match built {
+            Ok(Built { handle, steps }) => (Ok(handle), steps),
+            Err(Broken::Failure(failure)) => return Err(failure),
+            Err(Broken::Failed { error, step, mut steps }) => {
+                let failed = step.as_deref();
+                steps.retain(|other| failed.is_none_or(|step| step.name != other.name));
+                (Err(failed_step(&error, failed, request)), steps)
             }
-        })?;
-        if let Some(failure) = ignored_indexes(&built.steps, request, "the result is not used") {
-            return Err(failure);
+        };
+        // what failed behind such a step may have failed for that
+        steps.retain(|step| ignored_index_failure(step.lines.iter().map(String::as_str)).is_some());
+        if let Some(step) = steps.first() {
+            if self.facts.buildkit {
+                self.forget_step(&step.name).await;
+            }
+            return Err(ignored_indexes(step, request, built.err()));
         }
+        let handle = built?;
         for (name, image) in replaced.values() {
             let now = self.inspect(name).await?.and_then(|inspect| inspect.id);
             if now.as_deref() != Some(image.handle.as_str()) {
                 return Err(Failure::infra(format!("`{name}` was moved in the daemon during the build")));
             }
         }
-        let image = self.engine_image(&built.handle).await?;
+        let image = self.engine_image(&handle).await?;
         match self.inspect(tag).await?.and_then(|inspect| inspect.id) {
             Some(id) if id == image.handle => Ok(image),
             _ => Err(Failure::infra(format!("`{tag}` is not what was built: someone else moved it"))),
@@ -259,14 +265,13 @@ impl DockerEngine {
     }
 }
 
-/// A step that apt ended well without its indexes; `then` is what became of the build.
-fn ignored_indexes<'s>(steps: impl IntoIterator<Item = &'s StepLog>, request: &BuildRequest<'_>, then: &str) -> Option<Failure> {
-    steps.into_iter().find_map(|step| {
-        let line = ignored_index_failure(step.lines.iter().map(String::as_str))?;
-        let place = place_of(&step.name, request.dockerfile, request.resolved).unwrap_or_else(|| step.name.clone());
-        let failure = Failure::infra(format!("`{line}` at {place}: apt went on without its indexes; {then}"));
-        Some(failure.hint("`apt-get -o APT::Update::Error-Mode=any update` fails right there"))
-    })
+/// A step that apt ended well without its indexes; `then` is how a later one failed.
+fn ignored_indexes(step: &StepLog, request: &BuildRequest<'_>, then: Option<Failure>) -> Failure {
+    let line = ignored_index_failure(step.lines.iter().map(String::as_str)).unwrap_or_default();
+    let place = place_of(&step.name, request.dockerfile, request.resolved).unwrap_or_else(|| step.name.clone());
+    let then = then.map_or_else(|| "the result is not used".to_owned(), |failure| failure.message);
+    let failure = Failure::infra(format!("`{line}` at {place}: apt went on without its indexes; {then}"));
+    failure.hint("`apt-get -o APT::Update::Error-Mode=any update` fails right there")
 }
 
 /// The failure of a step: `exit 100 at RUN apt-get update (Dockerfile:7)`, its class from the step's own log.

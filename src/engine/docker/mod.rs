@@ -1,6 +1,7 @@
 //! Docker Engine, through its API: builds with BuildKit or the classic builder, runs tests as containers, keeps images by content tags.
 
 mod build;
+mod cache;
 mod containers;
 mod endpoint;
 mod engine;

@@ -122,4 +122,34 @@ mod tests {
             "the frontend `x/y` can't be built on Docker Engine by igraph"
         );
     }
+
+    #[test]
+    fn the_table_of_the_docs_says_the_same() {
+        use Feature as F;
+        let table = include_str!("../../../docs/dockerfile.md");
+        let (mut features, mount) = (vec![F::AddUrl, F::OnBuild, F::CopyChmod, F::Platform, F::Heredoc, F::Link], MountKind::Cache);
+        features.extend([F::Mount(mount), F::RunNetwork, F::AddChecksum, F::AddGit, F::KeepGitDir, F::StartInterval]);
+        features.extend([
+            F::PatternExpansion,
+            F::SecretEnv,
+            F::SymbolicChmod,
+            F::Unpack,
+            F::Exclude,
+            F::Parents,
+            F::RunSecurity,
+            F::RunDevice,
+        ]);
+        for feature in features {
+            let (what, needs) = needs(&feature);
+            let (buildkit, classic) = match needs {
+                Needs::Nothing => ("yes".to_owned(), "yes"),
+                Needs::BuildKit => ("yes".to_owned(), "no"),
+                Needs::Version(major, minor) => (format!("{major}.{minor}"), "no"),
+                Needs::Never(_) => ("no".to_owned(), "no"),
+            };
+            let row = table.lines().find(|line| line.strip_prefix("| ").is_some_and(|rest| rest.starts_with(&what)));
+            let cells: Vec<&str> = row.unwrap_or_else(|| panic!("no row for {what}")).split(" | ").collect();
+            assert_eq!((cells[1], cells[2]), (buildkit.as_str(), classic), "{what}");
+        }
+    }
 }
