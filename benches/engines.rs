@@ -100,7 +100,7 @@ impl World {
         };
         let size = fs::metadata(&rootfs).map_err(text)?.len() >> 20;
         println!("root file system: {size} MiB");
-        Ok(Self { home, rootfs, dockerd: Dockerd::start(&[])? })
+        Ok(Self { home, rootfs, dockerd: Dockerd::start()? })
     }
 
     /// A workspace with the root file system as `debian:bookworm` and images of these rules in package `x`.
