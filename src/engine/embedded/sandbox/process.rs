@@ -61,6 +61,8 @@ fn prepare(program: &Program, spec: &Spec) -> Result<Vec<CString>, Step> {
     unsafe {
         // the parent kills by itself; this is for when it was killed
         checked(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL), "tie the process to igraph")?;
+        // the child's allocator does without, the program need not
+        checked(libc::prctl(libc::PR_SET_THP_DISABLE, 0, 0, 0, 0), "allow huge pages")?;
     }
     setsid().map_err(step("start a session"))?;
     // what a container has less of is not to be had
