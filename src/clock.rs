@@ -37,6 +37,30 @@ impl Timestamp {
     }
 }
 
+/// A day of the calendar, in UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Day(time::Date);
+
+impl Day {
+    /// Parses a day like `2027-06-30`; `None` when the text is no day.
+    pub fn parse(text: &str) -> Option<Self> {
+        let moment = OffsetDateTime::parse(&format!("{text}T00:00:00Z"), &Rfc3339).ok()?;
+        (text.len() == 10).then(|| Self(moment.date()))
+    }
+
+    /// The first moment after it.
+    pub fn end(self) -> Timestamp {
+        let midnight = self.0.midnight().assume_utc().unix_timestamp();
+        Timestamp(midnight.saturating_add(86_400).saturating_mul(1000))
+    }
+}
+
+impl std::fmt::Display for Day {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:04}-{:02}-{:02}", self.0.year(), u8::from(self.0.month()), self.0.day())
+    }
+}
+
 /// Where moments and waits come from.
 pub trait Clock: Send + Sync {
     /// The wall clock's moment.
@@ -78,5 +102,19 @@ impl Clock for ManualClock {
     fn sleep(&self, wait: Duration, cancel: &crate::cancel::Cancel) -> bool {
         self.advance(wait);
         !cancel.is_cancelled()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days() {
+        let day = Day::parse("2027-06-30").unwrap();
+        assert_eq!((day.to_string().as_str(), day.end().to_rfc3339().as_str()), ("2027-06-30", "2027-07-01T00:00:00Z"));
+        for text in ["", "2027-6-30", "2027-02-29", "30.06.2027", "2027-06-30T00:00:00Z", "2027-06-300", "tomorrow"] {
+            assert_eq!(Day::parse(text), None, "{text}");
+        }
     }
 }

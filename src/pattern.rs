@@ -276,6 +276,8 @@ pub struct Selection {
     pub labels: BTreeSet<Label>,
     /// Of other entries, the steps that are meant. Whether an entry has such a step is not known here.
     pub steps: BTreeSet<NodeLabel>,
+    /// Entries that were named by their very label.
+    pub named: BTreeSet<Label>,
     /// Where patterns mean less than they seem to.
     pub warnings: Vec<String>,
 }
@@ -285,7 +287,7 @@ pub struct Selection {
 /// # Errors
 /// Each pattern that matches nothing, with the nearest label; each exclusion that names a step.
 pub fn resolve(patterns: &[Pattern], excluded: &[Pattern], entries: &BTreeMap<Label, Visibility>) -> Result<Selection, Vec<Problem>> {
-    let mut selection = Selection::default();
+    let mut selection = Selection { named: patterns.iter().filter_map(Pattern::exact).collect(), ..Selection::default() };
     let mut problems = Vec::new();
     let mut away = BTreeSet::new();
     for pattern in excluded {

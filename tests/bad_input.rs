@@ -50,7 +50,7 @@ fn build_files() {
         "a test that is nowhere": "images/app/BUILD.ron" = "Package(tests: [\":smoek\"], rules: [\n    Test(name: \"smoke\", run: [\"true\"]),\n    Image(name: \"1\"),\n])\n";
         "a test in two forms": "images/app/BUILD.ron" = "Package(rules: [\n    Test(name: \"smoke\", run: [\"true\"], exec: [[\"true\"]]),\n])\n";
         "one name claimed twice": "images/app/BUILD.ron" = "Package(rules: [\n    Image(name: \"1\", aliases: [\"latest\"]),\n    Image(name: \"2\", aliases: [\"docker.io/library/app\"]),\n])\n";
-        "a field of a later day": "images/app/BUILD.ron" = "Package(rules: [\n    Image(name: \"1\", refresh: \"7d\"),\n])\n";
+        "a field of a later day": "images/app/BUILD.ron" = "Package(rules: [\n    Image(name: \"1\", scrub: true),\n])\n";
         "a path that leaves the workspace": "images/app/BUILD.ron" = "Package(rules: [\n    Image(name: \"1\", context: \"../../..\"),\n])\n";
         "an absolute path": "images/app/BUILD.ron" = "Package(rules: [\n    Image(name: \"1\", dockerfile: \"/etc/passwd\"),\n])\n";
         "several mistakes in several files": "images/lib/BUILD.ron" = "Package(test: [\":a\"], rules: [\n    Image(nam: \"1\", jobs: 3),\n    Test(name: \"a\", run: \"true\"),\n])\n";

@@ -422,6 +422,36 @@ contract! {
         assert_eq!(build(false).id, first.id);
         let forced = build(true);
         assert_ne!(forced.id, first.id);
+        // and what is cached from then on is that
+        assert_eq!(build(false).id, forced.id);
+    };
+
+    no_cache_runs_every_step: |world| {
+        if !world.real() {
+            return;
+        }
+        let text = "FROM base\nRUN date +%N > /one\nRUN date +%N > /two\n";
+        let build = |no_cache| world.build_with(text, |asked| asked.no_cache = no_cache).unwrap();
+        let read = |image: &EngineImage| {
+            world.sh(image, "cat /one /two").unwrap();
+            let lines = world.lines();
+            lines[lines.len() - 2..].to_vec()
+        };
+        let first = read(&build(false));
+        let second = read(&build(true));
+        assert!(first[0] != second[0] && first[1] != second[1], "{first:?} {second:?}");
+    };
+
+    stdout_of_a_test_is_told_from_stderr: |world| {
+        if !world.real() {
+            return;
+        }
+        let image = world.build("FROM base\nRUN true\n").unwrap();
+        world.sh(&image, "echo answer; echo noise >&2; printf 'no end'").unwrap();
+        let lines = world.lines();
+        for line in ["Stdout answer", "Stderr noise", "Stdout no end"] {
+            assert!(lines.iter().any(|said| said == line), "`{line}` is missing in {lines:?}");
+        }
     };
 
     cancel_stops_it: |world| {

@@ -85,15 +85,17 @@ pub enum Command {
     #[command(subcommand)]
     Log(Log),
 
-    /// Shows which bases have moved
+    /// Shows which bases have moved, and what policies would renew
     ///
-    /// Asks the registries about the bases in igraph.lock, each once, and prints which have moved, since when, and how
-    /// many images would be built again. Writes nothing.
+    /// Asks the registries about the bases in igraph.lock, each once, and looks at the freshness policies; prints what
+    /// moved, since when, and what would be done again: images, tests, names, and how long they took last time. Writes
+    /// nothing.
     Outdated(Outdated),
 
     /// Moves igraph.lock to what bases are now
     ///
-    /// Resolves bases again and writes what moved to igraph.lock. The next build rebuilds exactly what stands on them.
+    /// Asks and looks as `outdated` does, and writes what moved to igraph.lock: bases, and the stamps of what is due. The
+    /// next build rebuilds exactly that, and what stands on it.
     Update(Update),
 
     /// Writes an image to an OCI layout, an archive, or a Docker Engine
@@ -219,7 +221,7 @@ pub struct WatchFlags {
     /// Stays, and on a change of a file runs what it touches, until Ctrl-C; with --dry-run, says what would run
     ///
     /// See `igraph help watch`.
-    #[arg(long, conflicts_with_all = ["check", "force", "verify", "no_wait"])]
+    #[arg(long, conflicts_with_all = ["check", "force", "verify", "no_wait", "backoff"])]
     pub watch: bool,
 
     /// Asks the registries so often whether bases have moved, like 15m, and moves igraph.lock as `update` does
@@ -276,6 +278,12 @@ pub struct RunFlags {
     /// Ends an attempt after this long, like 30s or 5m; instead of what build files say
     #[arg(long, value_name = "DURATION", value_parser = parse_timeout)]
     pub timeout: Option<Duration>,
+
+    /// Holds back what failed with the same inputs: 1 h after the first time, 2 h after the second, and so on
+    ///
+    /// Only failures of a step count. A label named exactly is always tried. What is held back counts as failed.
+    #[arg(long)]
+    pub backoff: bool,
 
     /// Uses no instruction cache in what runs
     #[arg(long)]
@@ -445,17 +453,37 @@ pub struct RunArgument {
 /// Arguments of `outdated`.
 #[derive(Clone, Debug, Group)]
 pub struct Outdated {
-    /// Bases, or patterns of images whose bases are meant; none: all
+    /// Bases, or patterns of images that are meant with all they stand on; none: all
     #[arg(value_name = "BASE|PATTERN")]
     pub what: Vec<String>,
+
+    /// Runs the probes of images and bases too, in their current images
+    #[arg(long)]
+    pub probe: bool,
+
+    /// The engine that runs them: docker, docker=URL for the daemon at that address, or embedded
+    #[arg(long, value_name = "ENGINE")]
+    pub engine: Option<EngineChoice>,
+
+    /// Prints JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `update`.
 #[derive(Clone, Debug, Group)]
 pub struct Update {
-    /// Bases, or patterns of images whose bases are meant; none: all
+    /// Bases, or patterns of images that are meant with all they stand on; none: all
     #[arg(value_name = "BASE|PATTERN")]
     pub what: Vec<String>,
+
+    /// The engine that runs probes: docker, docker=URL for the daemon at that address, or embedded
+    #[arg(long, value_name = "ENGINE")]
+    pub engine: Option<EngineChoice>,
+
+    /// Prints JSON
+    #[arg(long)]
+    pub json: bool,
 
     /// Prints what would be written, and writes nothing
     #[arg(short = 'n', long)]

@@ -10,20 +10,22 @@ use crate::clock::{Clock, Timestamp};
 #[derive(Debug)]
 struct SystemClock {
     start: Instant,
+    ahead: Duration,
 }
 
-/// The system's clock; its monotonic time begins now.
-pub fn system() -> Arc<dyn Clock> {
-    Arc::new(SystemClock { start: Instant::now() })
+/// The system's clock, its wall `ahead` of the true time; its monotonic time begins now.
+pub fn system(ahead: Duration) -> Arc<dyn Clock> {
+    Arc::new(SystemClock { start: Instant::now(), ahead })
 }
 
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         let milliseconds = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
-        Timestamp(match SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) {
+        let now = Timestamp(match SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) {
             Ok(since) => milliseconds(since),
             Err(before) => -milliseconds(before.duration()),
-        })
+        });
+        now.after(self.ahead)
     }
 
     fn monotonic(&self) -> Duration {
@@ -52,7 +54,7 @@ mod tests {
 
     #[test]
     fn a_cancelled_sleep_ends_and_a_whole_one_lasts() {
-        let clock = system();
+        let clock = system(Duration::ZERO);
         let before = clock.monotonic();
         assert!(clock.sleep(Duration::from_millis(30), &Cancel::new()));
         assert!(clock.monotonic() - before >= Duration::from_millis(30));

@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::spec::parse_duration;
 
 /// A variable and what it does.
 pub struct Variable {
@@ -91,6 +94,8 @@ pub struct Environment {
     pub fake_engine: bool,
     /// igraph's own tests let `--watch` poll.
     pub poll: bool,
+    /// igraph's own tests set the clock ahead.
+    pub ahead: Duration,
     /// Where that engine writes its calls.
     pub fake_log: Option<PathBuf>,
     /// What the streams are.
@@ -129,6 +134,7 @@ impl Environment {
             path: lookup(PATH),
             fake_engine: text("IGRAPH_TEST_ENGINE").is_some_and(|value| value == "fake"),
             poll: text("IGRAPH_TEST_WATCH").is_some_and(|value| value == "poll"),
+            ahead: text("IGRAPH_TEST_AHEAD").and_then(|value| parse_duration(&value).ok()).unwrap_or_default(),
             fake_log: path("IGRAPH_FAKE_LOG"),
             terminals: Terminals::default(),
         }

@@ -76,6 +76,7 @@ impl<'a> Grounds<'a> {
             epoch: self.bench.catalogue.workspace.epoch,
             build_platform: &self.bench.platform,
         };
-        Planner::new(graph, keys, &self.records, options)
+        let now = self.bench.context.clock().now();
+        Planner::new(graph, keys, &self.records, PlannerOptions { now, ..options })
     }
 }

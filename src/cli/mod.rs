@@ -14,6 +14,8 @@ mod program;
 mod reporting;
 mod settled;
 mod signals;
+mod survey;
+mod survey_view;
 pub mod topics;
 pub mod values;
 mod witness;

@@ -1,6 +1,8 @@
 //! The program: arguments in, exit code out, and the one place where commands are dispatched. Knows every command by
 //! name, none from inside.
 
+use std::sync::Arc;
+
 use super::args::{Args, Command, Global, State};
 use super::commands;
 use super::environment::Environment;
@@ -9,6 +11,7 @@ use super::exit::Exit;
 use super::printer::Printer;
 use super::signals::Signals;
 use crate::cancel::Cancel;
+use crate::clock::Clock;
 use crate::graph::Depth;
 
 /// What every command is given.
@@ -23,6 +26,13 @@ pub struct Context<'a> {
     pub cancel: &'a Cancel,
     /// What came in.
     pub signals: &'a Signals,
+}
+
+impl Context<'_> {
+    /// The clock of this machine, which igraph's own tests set ahead.
+    pub fn clock(&self) -> Arc<dyn Clock> {
+        super::clock::system(self.environment.ahead)
+    }
 }
 
 /// Runs the program: the process's arguments, environment and streams.

@@ -1,8 +1,8 @@
 //! A scripted engine in memory for tests: no daemon, no network, results that depend on the request alone. Stricter than the real
 //! ones: what a caller may not do panics here, with the words of the seam's contract.
 //!
-//! Of commands it understands three: `exit N` ends with that code, `sleep N` waits N seconds, `date` makes a result that no second
-//! run gives again; all others succeed.
+//! Of commands it understands four: `exit N` ends with that code, `sleep N` waits N seconds, `date` makes a result that no second
+//! run gives again, `answer FILE` in a test says the lines of a file of this machine; all others succeed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::path::PathBuf;
@@ -466,6 +466,10 @@ impl Engine for FakeEngine {
                     argv => argv.join(" "),
                 };
                 attempt.output.line(Stream::Stdout, &text);
+                if let Some(path) = text.split_whitespace().skip_while(|word| *word != "answer").nth(1) {
+                    let said = std::fs::read_to_string(path).unwrap_or_default();
+                    said.lines().for_each(|line| attempt.output.line(Stream::Stdout, line));
+                }
                 let code = interpret(&text, wait)?;
                 if code != 0 {
                     return Err(Failure::step(format!("exit {code} at {text}")).exit_code(code));

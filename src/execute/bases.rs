@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::attempts::{self, Attempts, Terms, disk_failure, record_failure};
 use super::builds::{Recorded, ended, record};
+use super::probes;
 use super::world::{Job, JobEnd, World};
 use crate::digest::{Digest, ImageId, Key};
 use crate::engine::Attempt;
@@ -20,7 +21,7 @@ use crate::image::{EngineImage, ImageConfig, ImageSource};
 use crate::lock::{LockEntry, LockedBase};
 use crate::plan::Value;
 use crate::platform::Platform;
-use crate::record::{BlobPlace, Facts, Location};
+use crate::record::{AnswerRecord, BlobPlace, Facts, Location};
 use crate::reference::Reference;
 use crate::registry::{OciLayout, RemoteImage, RootfsTar};
 use crate::spec::BaseFrom;
@@ -73,6 +74,7 @@ fn from_registry(world: &World<'_>, index: NodeIndex, reference: &Reference, job
                         manifest: resolved.manifest,
                         config: resolved.image_id,
                         time: world.clock.now(),
+                        candidate: None,
                     },
                 };
                 (world.registry.base_image(&resolved, world.cancel)?, Some(entry))
@@ -167,9 +169,21 @@ fn local(world: &World<'_>, index: NodeIndex, base: &BaseNode<'_>, job: &Job) ->
         };
         let image = EngineImage { id: source.image_id(), handle: String::new(), platform: node.platform.clone() };
         let config = ImageConfig::parse(source.config()).map_err(|error| Failure::infra(format!("its config can't be read: {error}")))?;
-        Ok((image, config))
+        Ok((image.clone(), config, answers(world, index, base, &image, attempt)))
     });
     finish_local(world, index, base, job, key, components, &attempts)
+}
+
+/// The baseline of its probe, where it has one and can be brought into the engine.
+fn answers(world: &World<'_>, index: NodeIndex, base: &BaseNode<'_>, image: &EngineImage, attempt: &Attempt<'_>) -> Vec<AnswerRecord> {
+    let probe = base.entry.and_then(|entry| entry.freshness.probe.as_deref()).filter(|_| matches!(base.source, BaseSource::Entry));
+    if probe.is_none() {
+        return Vec::new();
+    }
+    match world.image_with(index, image.id, None, attempt) {
+        Ok(held) => probes::baseline(world, index, probe, &held, attempt),
+        Err(_) => Vec::new(),
+    }
 }
 
 fn finish_local(
@@ -179,12 +193,15 @@ fn finish_local(
     job: &Job,
     key: Key,
     components: Vec<crate::component::Component>,
-    attempts: &Attempts<(EngineImage, ImageConfig)>,
+    attempts: &Attempts<(EngineImage, ImageConfig, Vec<AnswerRecord>)>,
 ) -> JobEnd {
     let made = attempts.result.as_ref().ok();
-    let facts =
-        made.map_or_else(Facts::default, |(image, config)| Facts { configs: vec![(image.id.0, config.clone())], ..Facts::default() });
-    let image = made.map(|(image, _)| image.clone());
+    let facts = made.map_or_else(Facts::default, |(image, config, answers)| Facts {
+        configs: vec![(image.id.0, config.clone())],
+        answers: answers.clone(),
+        ..Facts::default()
+    });
+    let image = made.map(|(image, ..)| image.clone());
     let recorded = record(world, index, NodeKind::Base, Recorded { key, components, image: image.clone(), job, attempts, facts });
     let end = match (&attempts.result, recorded, image) {
         (Err(failure), ..) => JobEnd::failed(failure.clone()),

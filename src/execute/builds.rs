@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::attempts::{self, Attempts, Terms, millis, record_failure};
 use super::materials::{Missing, slug};
+use super::probes;
 use super::world::{Job, JobEnd, Lookup, World};
 use crate::access::SecretSource;
 use crate::component::Component;
@@ -122,7 +123,8 @@ pub(super) fn run(world: &World<'_>, index: NodeIndex, image: &ImageNode<'_>, jo
         let how = How { key, no_cache: job.no_cache || number > 1, throwaway: false };
         let built = build(world, index, image, &own, &resolved, &how, lookup, &lost, attempt)?;
         let config = world.engine.engine()?.config(&built)?;
-        Ok((built, config))
+        let answers = probes::baseline(world, index, spec.freshness.probe.as_deref(), &built, attempt);
+        Ok((built, config, answers))
     });
     if let Some(node) = lost.take() {
         return JobEnd::lost(node);
@@ -134,9 +136,10 @@ pub(super) fn run(world: &World<'_>, index: NodeIndex, image: &ImageNode<'_>, jo
     }
     let before = world.state.latest_success(&label, &node.platform).ok().flatten().and_then(|result| result.image).map(|image| image.id);
     let (made, facts, stand_in) = match &attempts.result {
-        Ok((built, config)) => {
+        Ok((built, config, answers)) => {
             world.held.presence.built(built);
-            let facts = Facts { configs: vec![(built.id.0, config.clone())], claims: vec![built.id], ..Facts::default() };
+            let (configs, answers) = (vec![(built.id.0, config.clone())], answers.clone());
+            let facts = Facts { configs, claims: vec![built.id], answers, ..Facts::default() };
             (Some(built.clone()), facts, stands_in(image, lookup))
         }
         Err(_) => (None, Facts::default(), false),

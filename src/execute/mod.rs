@@ -6,6 +6,7 @@ mod builds;
 pub mod leftovers;
 mod materials;
 mod names;
+mod probes;
 pub mod queue;
 pub mod retry;
 mod run;
@@ -16,5 +17,6 @@ mod world;
 
 pub use crate::plan::tested;
 pub use builds::rebuild;
+pub use probes::{Probed, probe, probe_digest};
 pub use run::{RunEnd, run};
 pub use world::{EngineFactory, Held, LazyEngine, Options, Stops, World};

@@ -175,7 +175,9 @@ impl Loop<'_, '_> {
                 },
                 Decision::Blocked(reason) => JobEnd::blocked(reason),
                 // what it waits for is settled, so only a config is missing: the job fetches it first
-                Decision::Maybe(_) => return Some(Job { reasons: Vec::new(), key: None, no_cache: self.world.planner.options.no_cache }),
+                Decision::Maybe(_) => {
+                    return Some(Job { reasons: Vec::new(), key: None, no_cache: self.world.planner.uses_no_cache(index) });
+                }
                 Decision::Broken(problems) => {
                     let message: Vec<String> = problems.iter().map(|problem| problem.message.clone()).collect();
                     JobEnd::failed(Failure::step(message.join("; ")))

@@ -7,5 +7,5 @@ mod reasons;
 
 pub use files::FileDigests;
 pub use inputs::{Inputs, Shared, Watched};
-pub use node::{KeyError, Keys, Own, command_folder, dependency, names_components};
+pub use node::{KeyError, Keys, Own, command_folder, dependency, names_components, stamp};
 pub use reasons::reasons;

@@ -13,6 +13,7 @@
 //! | `parent L` | image, test | image id |
 //! | `command N`, `env N` | test, base | what is run |
 //! | `folder` | base | where its command runs, relative to the workspace |
+//! | `policy` | image, base | the stamp of its last renewal, and the policy that renewed it |
 //! | `subject` | test | image id |
 //! | `name`, `image`, `test L`, `untested` | tag, push | what the name needs |
 
@@ -22,6 +23,7 @@ use std::sync::Arc;
 use super::files::FileDigests;
 use super::inputs::{self, Inputs, Shared, Watched};
 use crate::access::Network;
+use crate::clock::Timestamp;
 use crate::component::Component;
 use crate::digest::{ImageId, Key};
 use crate::dockerfile::{Configs, ContextSource, ContextUse, Dockerfile, Request, Resolved};
@@ -297,4 +299,9 @@ pub fn names_components<'a>(
 pub fn dependency(owner: &NodeLabel, is_base: bool, other: Option<&Platform>, value: &str) -> Component {
     let of = other.map_or_else(String::new, |platform| format!(" for {platform}"));
     Component::new(format!("{} {owner}{of}", if is_base { "base" } else { "parent" }), value)
+}
+
+/// Component of a node that a freshness policy has renewed.
+pub fn stamp(at: Timestamp, policy: &str) -> Component {
+    Component::new("policy", format!("{} {policy}", at.to_rfc3339()))
 }

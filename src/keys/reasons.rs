@@ -59,7 +59,15 @@ fn reason(name: &str, before: Option<&String>, after: Option<&String>, dockerfil
         // of a test they are numbered, of a base there is one
         ("command", ..) if !rest.is_empty() => Reason::TestChanged { old: text(before), new: text(after) },
         ("engine", ..) => Reason::EngineChanged { old: text(before), new: text(after) },
-        ("policy", ..) => Reason::PolicyRenewed { policy: rest.to_owned(), stamp: text(after) },
+        // a stamp that is gone has been taken back with the lock
+        ("policy", ..) => {
+            let value = text(after.or(before));
+            let (stamp, policy) = value.split_once(' ').unwrap_or((&value, ""));
+            match after {
+                Some(_) => Reason::PolicyRenewed { policy: policy.to_owned(), stamp: stamp.to_owned() },
+                None => Reason::ArgumentChanged { name: policy.to_owned(), old: Some(stamp.to_owned()), new: None },
+            }
+        }
         _ => Reason::ArgumentChanged {
             name: if kind == "arg" { rest.to_owned() } else { name.to_owned() },
             old: before.cloned(),
@@ -82,6 +90,7 @@ mod tests {
             ("base debian", "sha256:1"),
             ("instruction 0 1", "RUN a"),
             ("instruction 0 2", "RUN b"),
+            ("policy", "2026-11-20T02:00:00Z refresh"),
             ("same", "1"),
         ]);
         let new = list(&[
@@ -92,6 +101,7 @@ mod tests {
             ("instruction 0 1", "RUN c"),
             ("same", "1"),
             ("parent //p:1", "sha256:3"),
+            ("policy", "2026-11-24T02:00:00Z probe"),
         ]);
         let words: Vec<String> = reasons(&old, &new, Some("p/Dockerfile")).iter().map(ToString::to_string).collect();
         assert_eq!(
@@ -103,7 +113,8 @@ mod tests {
                 "a changed",
                 "gone removed",
                 "new added",
-                "V changed: 1 → 2"
+                "V changed: 1 → 2",
+                "probe renewed at 2026-11-24T02:00:00Z",
             ]
         );
         assert!(reasons(&old, &old, None).is_empty());

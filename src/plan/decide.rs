@@ -9,6 +9,7 @@ use super::decision::{Decision, PlannerOptions, Value, Values, levels};
 use super::kept::{Kept, Traces};
 use super::past::{NameScope, Past, PastResult};
 use super::tested::{NotTested, PassedTest, Tested};
+use crate::clock::Day;
 use crate::component::{Component, KEY_SCHEMA, key_of, schema_of};
 use crate::digest::Key;
 use crate::dockerfile::{Configs, ImageUse};
@@ -116,14 +117,14 @@ impl<'a> Planner<'a> {
         let node = self.graph.node(index);
         let mut components = match &node.body {
             Body::Base(base) => match self.keys.local_base(base, &node.platform) {
-                Ok(Some(own)) => own.components,
+                Ok(Some(own)) => self.stamped(node, own).components,
                 _ => match values(index) {
                     Some(Value::Base { content, .. }) => vec![keys::dependency(&node.owner, true, None, &content)],
                     _ => return None,
                 },
             },
             Body::Image(image) => {
-                let own = self.own_of(index, &image.parents, values, |configs| self.keys.image(image, &node.platform, configs)).ok()?;
+                let own = self.image_own(index, node, image, values).ok()?;
                 own.with(self.dependencies(node, &own, &image.parents, values).ok()?)
             }
             Body::Test(test) => {
@@ -178,7 +179,7 @@ impl<'a> Planner<'a> {
             }
             BaseSource::Entry | BaseSource::StandIn(_) => {
                 let own = match self.keys.local_base(base, &node.platform) {
-                    Ok(Some(own)) => self.kept.keep(index, own),
+                    Ok(Some(own)) => self.kept.keep(index, self.stamped(node, own)),
                     Ok(None) => return Decision::Blocked("a base without a source".to_owned()),
                     Err(problems) => return Decision::Broken(problems),
                 };
@@ -190,17 +191,24 @@ impl<'a> Planner<'a> {
     }
 
     fn image(&self, index: NodeIndex, node: &Node<'_>, image: &ImageNode<'_>, values: &Values<'_>) -> Decision {
-        let own = match self.own_of(index, &image.parents, values, |configs| self.keys.image(image, &node.platform, configs)) {
+        let stand_in = self.stands_on_stand_in(image.parents.values(), values);
+        let value = move |past: &PastResult| past.image.map(|image| Value::Image { image, stand_in });
+        let ended = self.ended(index);
+        let own = match self.image_own(index, node, image, values) {
             Ok(own) => own,
-            Err(decision) => return *decision,
+            Err(decision) => match (*decision, ended) {
+                // whatever has become of its files
+                (Decision::Run { .. } | Decision::Broken(_), Some(day)) => return self.stays(index, node, day, None, value),
+                (decision, _) => return decision,
+            },
         };
         let path = Some(image.dockerfile.path.as_str());
         let dependencies = match self.dependencies(node, &own, &image.parents, values) {
             Ok(dependencies) => dependencies,
+            Err(waits) if ended.is_some() => return Decision::Maybe(waits),
             Err(waits) => return self.changed_alone(index, node, &own, path).unwrap_or(Decision::Maybe(waits)),
         };
-        let stand_in = self.stands_on_stand_in(image.parents.values(), values);
-        self.by_key(index, node, own.with(dependencies), path, move |past| past.image.map(|image| Value::Image { image, stand_in }))
+        self.by_key(index, node, own.with(dependencies), path, value)
     }
 
     fn test(&self, index: NodeIndex, node: &Node<'_>, test: &TestNode<'_>, values: &Values<'_>) -> Decision {
@@ -336,15 +344,22 @@ impl<'a> Planner<'a> {
     ) -> Decision {
         let key = key_of(&mut components);
         let past = self.result(key);
+        if let Some(day) = self.ended(index) {
+            return self.stays(index, node, day, past.filter(|past| past.good), value);
+        }
         if self.forced(index).is_some() || self.lost(index).is_some() {
             return self.run(index, Vec::new(), Some((key, components)));
+        }
+        let good = past.as_ref().is_some_and(|past| past.good);
+        let named = node.owner.entry().is_some_and(|label| self.options.named.contains(label));
+        if let Some(why) = self.options.held.get(&key).filter(|_| !good && !named) {
+            return Decision::Blocked(why.clone());
         }
         match past {
             Some(past) if past.good => match value(&past) {
                 Some(value) => Decision::Fresh(value),
                 None => self.run(index, vec![Reason::NeverBuilt], Some((key, components))),
             },
-            Some(_) if self.options.held.contains_key(&key) => Decision::Blocked(self.options.held[&key].clone()),
             Some(past) => {
                 let decision = self.run(index, vec![Reason::LastRunFailed { run: past.run }], Some((key, components)));
                 match decision {
@@ -358,6 +373,65 @@ impl<'a> Planner<'a> {
                 self.run(index, reasons, Some((key, components)))
             }
         }
+    }
+
+    /// The last day of what has a node rebuilt, where that is over.
+    pub fn ended(&self, index: NodeIndex) -> Option<Day> {
+        let until = match &self.graph.node(index).body {
+            Body::Image(image) => image.spec.freshness.until,
+            Body::Base(base) => base.entry.and_then(|entry| entry.freshness.until),
+            _ => None,
+        };
+        until.filter(|day| self.options.now >= day.end())
+    }
+
+    /// The decision about a node past its last day: the result of its inputs, else its newest, else none.
+    fn stays(
+        &self,
+        index: NodeIndex,
+        node: &Node<'_>,
+        day: Day,
+        past: Option<PastResult>,
+        value: impl FnOnce(&PastResult) -> Option<Value>,
+    ) -> Decision {
+        if let Some(Reason::NeededNowhere { needed_by }) = self.lost(index) {
+            return Decision::Blocked(format!(
+                "needed by {needed_by} and nowhere to be had; since {day} it is never built again (`until`)"
+            ));
+        }
+        let past = past.or_else(|| self.past.latest_good(&node.label(), &node.platform));
+        match past.and_then(|past| value(&past)) {
+            Some(value) => Decision::Fresh(value),
+            None => Decision::Blocked(format!("since {day} it is never built again (`until`), and no result of it is recorded here")),
+        }
+    }
+
+    /// An image's own components.
+    fn image_own(&self, index: NodeIndex, node: &Node<'_>, image: &ImageNode<'_>, values: &Values<'_>) -> Result<Arc<Own>, Box<Decision>> {
+        self.own_of(index, &image.parents, values, |configs| {
+            self.keys.image(image, &node.platform, configs).map(|own| self.stamped(node, own))
+        })
+    }
+
+    /// With the stamp of the last renewal.
+    fn stamped(&self, node: &Node<'_>, mut own: Own) -> Own {
+        own.components.extend(node.owner.entry().and_then(|label| self.past.stamp(label)));
+        own
+    }
+
+    /// Whether what an engine has cached of a node's instructions may be of before a renewal.
+    fn renewed(&self, index: NodeIndex) -> bool {
+        let node = self.graph.node(index);
+        let stamp = match &node.body {
+            Body::Image(image) => self.past.stamp(&image.label),
+            _ => None,
+        };
+        stamp.is_some_and(|stamp| !self.past.made_here(&node.label(), &node.platform, &stamp))
+    }
+
+    /// Whether a node that runs uses no instruction cache: a cache would answer for what was to be renewed.
+    pub fn uses_no_cache(&self, index: NodeIndex) -> bool {
+        self.options.no_cache || self.forced(index).is_some() || self.renewed(index)
     }
 
     /// Why components differ from those of the node's newest result.
@@ -402,7 +476,7 @@ impl<'a> Planner<'a> {
 
     fn run(&self, index: NodeIndex, reasons: Vec<Reason>, key: Option<(Key, Vec<Component>)>) -> Decision {
         let forced = self.forced(index);
-        let no_cache = forced.is_some() || self.options.no_cache;
+        let no_cache = self.uses_no_cache(index);
         let reasons = forced.into_iter().chain(self.lost(index)).chain(reasons).collect();
         Decision::Run { reasons, key, no_cache }
     }

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::tested::PassedTest;
+use crate::clock::Timestamp;
 use crate::component::Component;
 use crate::digest::{Digest, ImageId, Key};
 use crate::graph::{Graph, NodeIndex};
-use crate::label::NodeLabel;
+use crate::label::{Label, NodeLabel};
 use crate::problem::Problem;
 use crate::reason::{Reason, reasons_of_step};
 use crate::reference::Reference;
@@ -83,8 +84,12 @@ pub struct PlannerOptions {
     pub reason: Option<String>,
     /// `--no-cache`.
     pub no_cache: bool,
+    /// When this is planned: what is past its `until` is kept as it is.
+    pub now: Timestamp,
     /// Keys that are not tried now, though their last result is a failure, and why.
     pub held: BTreeMap<Key, String>,
+    /// Entries that are tried for all that: the user named them.
+    pub named: BTreeSet<Label>,
 }
 
 /// Looks up the settled value of a node; `None` while it is not settled.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::component::Component;
 use crate::digest::{Digest, ImageId, Key};
 use crate::image::ImageConfig;
-use crate::label::NodeLabel;
+use crate::label::{Label, NodeLabel};
 use crate::platform::Platform;
 use crate::reference::Reference;
 
@@ -58,6 +58,12 @@ pub trait Past: Sync {
     fn name(&self, scope: NameScope, name: &Reference) -> Option<PastName>;
     /// The config of an image.
     fn config(&self, image: ImageId) -> Option<Arc<ImageConfig>>;
+    /// The newest result of a node that holds.
+    fn latest_good(&self, label: &NodeLabel, platform: &Platform) -> Option<PastResult>;
+    /// Whether the newest result of a node that holds has that component, and was made on the engine here.
+    fn made_here(&self, label: &NodeLabel, platform: &Platform, component: &Component) -> bool;
+    /// When a policy last renewed an entry, and which, as a component of its key.
+    fn stamp(&self, label: &Label) -> Option<Component>;
     /// A base.
     fn locked(&self, reference: &Reference, platform: &Platform) -> Option<LockedBase>;
 }

@@ -1,7 +1,7 @@
 //! The past, read from `state.db` and `igraph.lock`: what thousands of nodes ask is read at once, the rest when asked.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::past::{LockedBase, NameScope, Past, PastName, PastResult};
 use crate::component::Component;
@@ -9,7 +9,8 @@ use crate::digest::{ImageId, Key};
 use crate::failure::FailureClass;
 use crate::graph::KnownConfigs;
 use crate::image::ImageConfig;
-use crate::label::NodeLabel;
+use crate::keys;
+use crate::label::{Label, NodeLabel};
 use crate::lock::LockFile;
 use crate::platform::Platform;
 use crate::record::{RecordError, State, Summary};
@@ -27,6 +28,8 @@ pub struct Records<'a> {
     names: HashMap<(NameScope, Reference), PastName>,
     configs: Mutex<HashMap<ImageId, Arc<ImageConfig>>>,
     owners: Mutex<OwnerConfigs>,
+    /// Images made on the engine here, once asked for.
+    claims: OnceLock<BTreeSet<ImageId>>,
 }
 
 impl<'a> Records<'a> {
@@ -42,12 +45,28 @@ impl<'a> Records<'a> {
             ((name.scope, name.name), PastName { key: name.key, image: name.image, in_flight })
         });
         let results = Some(state.summaries()?);
-        Ok(Self { state, lock, results, names: names.collect(), configs: Mutex::default(), owners: Mutex::default() })
+        Ok(Self {
+            state,
+            lock,
+            results,
+            names: names.collect(),
+            configs: Mutex::default(),
+            owners: Mutex::default(),
+            claims: OnceLock::new(),
+        })
     }
 
     /// Reads nothing yet: for plans of few nodes, and of no names.
     pub fn when_asked(state: &'a State, lock: &'a LockFile) -> Self {
-        Self { state, lock, results: None, names: HashMap::new(), configs: Mutex::default(), owners: Mutex::default() }
+        Self {
+            state,
+            lock,
+            results: None,
+            names: HashMap::new(),
+            configs: Mutex::default(),
+            owners: Mutex::default(),
+            claims: OnceLock::new(),
+        }
     }
 }
 
@@ -74,6 +93,23 @@ impl Past for Records<'_> {
         let (good, image) = (result.verdict.is_good(), result.image.map(|image| image.id));
         let past = PastResult { key: result.key, good, image, run: result.run, infra };
         Some((past, result.components))
+    }
+
+    fn latest_good(&self, label: &NodeLabel, platform: &Platform) -> Option<PastResult> {
+        let result = self.state.latest_success(label, platform).ok().flatten()?;
+        let image = result.image.map(|image| image.id);
+        Some(PastResult { key: result.key, good: true, image, run: result.run, infra: false })
+    }
+
+    fn made_here(&self, label: &NodeLabel, platform: &Platform, component: &Component) -> bool {
+        let Some(result) = self.state.latest_success(label, platform).ok().flatten() else { return false };
+        let claims = self.claims.get_or_init(|| self.state.claims().unwrap_or_default());
+        result.components.contains(component) && result.image.is_some_and(|image| claims.contains(&image.id))
+    }
+
+    fn stamp(&self, label: &Label) -> Option<Component> {
+        let renewal = self.lock.renewal(label)?;
+        Some(keys::stamp(renewal.at, &renewal.policy?.to_string()))
     }
 
     fn had(&self, label: &NodeLabel, platform: &Platform, own: &[Component]) -> bool {

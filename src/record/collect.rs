@@ -8,6 +8,7 @@ use rusqlite::{Transaction, params};
 use crate::digest::{Digest, ImageId, Key};
 use crate::record::error::RecordError;
 use crate::record::state::{State, bytes32};
+use crate::record::strikes::forget_strikes_and_answers;
 
 /// How many results of a node stay, of those that hold and of those that failed.
 pub const KEPT_RESULTS: usize = 5;
@@ -72,6 +73,7 @@ fn forget(transaction: &Transaction<'_>, keep: usize, live: &[Key]) -> rusqlite:
          DELETE FROM attempts WHERE seq NOT IN (SELECT seq FROM results);
          DELETE FROM durations WHERE node NOT IN (SELECT node FROM results);",
     )?;
+    forget_strikes_and_answers(transaction)?;
     transaction.execute("DELETE FROM runs WHERE id NOT IN (SELECT id FROM runs ORDER BY at DESC LIMIT ?1)", [KEPT_IDS])?;
     let needed: BTreeSet<ImageId> = transaction
         .prepare(

@@ -14,6 +14,7 @@ use crate::label::NodeLabel;
 use crate::record::error::RecordError;
 use crate::record::publishing::write_documents;
 use crate::record::state::{State, bytes32, json, parsed, signed, to_json, unsigned};
+use crate::record::strikes::{AnswerRecord, write_answers};
 use crate::reference::Reference;
 
 /// Where a name lives.
@@ -110,6 +111,8 @@ pub struct Facts {
     pub documents: Vec<(Digest, Vec<u8>)>,
     /// Images that igraph made on an engine it does not own, and may remove there.
     pub claims: Vec<ImageId>,
+    /// What probes answered right after builds.
+    pub answers: Vec<AnswerRecord>,
 }
 
 struct StoredCompression(Compression);
@@ -177,6 +180,7 @@ pub(crate) fn write_facts(connection: &Connection, facts: &Facts) -> rusqlite::R
             .execute(params![digest.as_bytes(), to_json(config)?])?;
     }
     write_documents(connection, &facts.documents)?;
+    write_answers(connection, &facts.answers)?;
     for image in &facts.claims {
         connection.prepare_cached("INSERT OR IGNORE INTO claims (image) VALUES (?1)")?.execute([image.0.as_bytes()])?;
     }

@@ -33,6 +33,7 @@ mod schema;
 mod settle;
 mod snapshot;
 mod state;
+mod strikes;
 mod travel;
 mod writer;
 
@@ -54,5 +55,6 @@ pub use runs::{KEPT_RUNS, RunLog, RunSummary, log_name};
 pub use settle::{AttemptRecord, Settlement};
 pub use snapshot::{Difference, Snapshot, SnapshotDraft, Validity, Written};
 pub use state::{State, StateIdentity};
+pub use strikes::{AnswerRecord, Strikes};
 pub use travel::{Loaded, VERSION as TRAVEL_VERSION};
 pub use writer::{Holder, Wait, WriterLock};

@@ -109,6 +109,8 @@ pub struct RunSummary {
     pub verb: String,
     /// What it was asked for.
     pub patterns: Vec<String>,
+    /// What `--reason` said, or what a watch saw change.
+    pub reason: Option<String>,
     /// All nodes planned.
     pub scope: Counts,
     /// Those known to run when it began.
@@ -231,7 +233,7 @@ fn summary(folder: &Path) -> Option<RunSummary> {
     line.clear();
     file.read_until(b'\n', &mut line).ok()?;
     let whole = line.strip_suffix(b"\n")?;
-    let Event::RunStarted { run, at, verb, patterns, scope, stale, .. } = serde_json::from_slice(whole).ok()? else { return None };
+    let Event::RunStarted { run, at, verb, patterns, scope, stale, reason, .. } = serde_json::from_slice(whole).ok()? else { return None };
     let mut file = file.into_inner();
     let length = file.metadata().ok()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(4096))).ok()?;
@@ -242,5 +244,5 @@ fn summary(folder: &Path) -> Option<RunSummary> {
         Ok(Event::RunFinished { exit_code, duration_ms, .. }) => Some((exit_code, duration_ms)),
         _ => None,
     };
-    (folder.file_name()?.to_str()? == run).then_some(RunSummary { id: run, at, verb, patterns, scope, stale, end })
+    (folder.file_name()?.to_str()? == run).then_some(RunSummary { id: run, at, verb, patterns, reason, scope, stale, end })
 }

@@ -6,7 +6,7 @@ use rusqlite::{Connection, TransactionBehavior};
 pub(crate) const APPLICATION: i32 = 0x6967_7268;
 
 /// The version of a database is the number of these that it has been through. Only ever appended to.
-pub(crate) const MIGRATIONS: &[&str] = &[V1];
+pub(crate) const MIGRATIONS: &[&str] = &[V1, V2];
 
 /// The newest version, and the only one that is read.
 pub(crate) const VERSION: i64 = MIGRATIONS.len() as i64;
@@ -121,6 +121,20 @@ const V1: &str = "
         before BLOB,
         written INTEGER NOT NULL,
         PRIMARY KEY (journal, position)
+    ) STRICT, WITHOUT ROWID;
+";
+
+/// Strikes under a key, and what probes answered right after a build.
+const V2: &str = "
+    -- step failures in a row under a key
+    CREATE TABLE strikes (key BLOB PRIMARY KEY, node TEXT NOT NULL, count INTEGER NOT NULL, at INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+
+    -- the stdout of a probe, by the digest of its text
+    CREATE TABLE answers (
+        image BLOB NOT NULL,
+        probe BLOB NOT NULL,
+        answer TEXT NOT NULL,
+        PRIMARY KEY (image, probe)
     ) STRICT, WITHOUT ROWID;
 ";
 

@@ -11,6 +11,7 @@ use crate::record::facts::{Facts, write_facts};
 use crate::record::journal::{JournalStep, write_steps};
 use crate::record::result::{ResultRecord, kind_word};
 use crate::record::state::{State, json, signed, to_json, unsigned};
+use crate::record::strikes::count_strike;
 
 /// One try of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +70,7 @@ impl State {
                 // a clock that was set back must not make this result look older than the last
                 let rank = settlement.result.at.0.max(last.map_or(i64::MIN, |last| last.saturating_add(1)));
                 let seq = write_result(transaction, &settlement.result, rank)?;
+                count_strike(transaction, &settlement.result)?;
                 write_attempts(transaction, seq, &settlement.attempts)?;
                 write_facts(transaction, &settlement.facts)?;
                 write_steps(transaction, &settlement.journal)?;

@@ -1,5 +1,5 @@
 //! `state save` and `state load`: records between machines, in one file that holds no path of either. Results that hold,
-//! names, places and configs travel; failures, attempts, logs, claims and an engine's own handles stay at home.
+//! names, places, configs, strikes and answers travel; failures, attempts, logs, claims and an engine's own handles stay at home.
 //!
 //! The file: a line `igraph state VERSION LENGTH BLAKE3` about the bytes after it, which are gzip of JSON lines, each an
 //! object with one of the fields of [`Line`]. Additions keep the version.
@@ -20,6 +20,7 @@ use crate::record::folder::replace_durably;
 use crate::record::result::{ResultRecord, each_good_result};
 use crate::record::settle::{settled_at, write_result};
 use crate::record::state::State;
+use crate::record::strikes::{AnswerRecord, Strikes, all_answers, all_strikes, take_strikes};
 
 /// The version that is written, and the newest that is read.
 pub const VERSION: u32 = 1;
@@ -43,6 +44,10 @@ struct Line {
     /// The text of a published manifest or config; its digest is that of the text.
     #[serde(skip_serializing_if = "Option::is_none")]
     document: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    strikes: Option<Strikes>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    answer: Option<AnswerRecord>,
 }
 
 /// What a load brought.
@@ -87,6 +92,8 @@ impl State {
                     put(Line { document: Some(text), ..Line::default() })?;
                 }
             }
+            all_strikes(connection)?.into_iter().try_for_each(|strikes| put(Line { strikes: Some(strikes), ..Line::default() }))?;
+            all_answers(connection)?.into_iter().try_for_each(|answer| put(Line { answer: Some(answer), ..Line::default() }))?;
             lines.finish().map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
         })?;
         let mut bytes = first_line(&packed).into_bytes();
@@ -126,8 +133,12 @@ impl State {
                     blobs: line.blob.into_iter().collect(),
                     configs: line.config.into_iter().collect(),
                     documents: line.document.into_iter().map(|text| (Digest::of(text.as_bytes()), text.into_bytes())).collect(),
+                    answers: line.answer.into_iter().collect(),
                     ..Facts::default()
                 };
+                if let Some(strikes) = &line.strikes {
+                    take_strikes(transaction, strikes).map_err(fail)?;
+                }
                 if let Some(name) = line.name
                     && named_at(transaction, &name).map_err(fail)?.is_none_or(|here| here < name.at.0)
                 {
@@ -204,6 +215,7 @@ mod tests {
                 configs: vec![(Digest::of(b"config"), ImageConfig { user: "node".into(), ..ImageConfig::default() })],
                 documents: vec![(Digest::of(b"{}"), b"{}".to_vec())],
                 claims: vec![ImageId(Digest::of(b"claim"))],
+                ..Facts::default()
             })
             .unwrap();
         world

@@ -29,6 +29,8 @@ pub struct RunRow {
     pub verb: String,
     /// What it was asked for.
     pub patterns: Vec<String>,
+    /// What `--reason` said, or what a watch saw change.
+    pub reason: Option<String>,
     /// What was known to run.
     pub stale: Counts,
     /// Exit code and milliseconds; `None` while it runs, and for ever when it was killed.
@@ -59,6 +61,7 @@ pub fn write_list(rows: &[RunRow], mut out: impl Write) -> io::Result<()> {
                 .join(", ");
             let what = [row.verb.clone()].into_iter().chain(row.patterns.iter().cloned()).collect::<Vec<_>>().join(" ");
             let what = if stale.is_empty() { what } else { format!("{what}  ({stale})") };
+            let what = row.reason.as_ref().map_or_else(|| what.clone(), |reason| format!("{what}  {reason}"));
             [row.id.clone(), row.at.to_rfc3339(), took, exit, what]
         })
         .collect();
@@ -245,11 +248,12 @@ mod tests {
 
     #[test]
     fn the_list() {
-        let row = |id: &str, patterns: &[&str], images, end| RunRow {
+        let row = |id: &str, patterns: &[&str], images, end: Option<(u8, u64)>| RunRow {
             id: id.into(),
             at: START,
             verb: "test".into(),
             patterns: patterns.iter().map(|pattern| (*pattern).to_owned()).collect(),
+            reason: end.is_none().then(|| "shellshock".to_owned()),
             stale: Counts { images, tests: 2, ..Counts::default() },
             end,
         };
@@ -257,7 +261,7 @@ mod tests {
         insta::assert_snapshot!(text(|out| write_list(&rows, out)), @r#"
         RUN    STARTED                TOOK  EXIT  WHAT
         7f3k   2026-11-23T18:27:00Z  61.2s     0  test //a/... //b:1  (1 image, 2 tests)
-        7f3km  2026-11-23T18:27:00Z      -     -  test  (12 images, 2 tests)
+        7f3km  2026-11-23T18:27:00Z      -     -  test  (12 images, 2 tests)  shellshock
         "#);
         assert_eq!(text(|out| write_list(&[], out)), "");
     }

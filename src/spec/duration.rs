@@ -49,6 +49,19 @@ pub fn parse_duration(text: &str) -> Result<Duration, ParseDurationError> {
     }
 }
 
+/// A duration as it is written, in the units that it fills: `7d`, `1h30m`.
+pub fn render_duration(duration: Duration) -> String {
+    let mut rest = duration.as_millis();
+    let mut text = String::new();
+    for (unit, length) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)] {
+        if rest >= length {
+            text.push_str(&format!("{}{unit}", rest / length));
+            rest %= length;
+        }
+    }
+    if text.is_empty() { "0s".to_owned() } else { text }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,6 +72,7 @@ mod tests {
             [("500ms", 500), ("2s", 2000), ("1m", 60_000), ("6h", 21_600_000), ("7d", 604_800_000), ("1h30m", 5_400_000), ("0s", 0)]
         {
             assert_eq!(parse_duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
+            assert_eq!(render_duration(Duration::from_millis(milliseconds)), text);
         }
         for text in ["", "2", "s", "2 s", "1.5s", "-1s", "1w", "99999999999999999999s", "40000d", "1s ", "2é"] {
             assert!(parse_duration(text).is_err(), "{text}");

@@ -9,6 +9,7 @@ mod arguments;
 mod claims;
 mod duration;
 mod fields;
+mod freshness;
 mod load;
 mod model;
 mod names;
@@ -22,11 +23,11 @@ mod workspace;
 
 pub use arguments::{image_arguments, test_arguments, test_commands, test_environment};
 pub use claims::Claims;
-pub use duration::{ParseDurationError, parse_duration};
+pub use duration::{ParseDurationError, parse_duration, render_duration};
 pub use load::load;
 pub use model::{
-    Base, BaseFrom, Catalogue, EngineChoice, Glob, Image, LoadedFile, Origin, PackageSpec, RegistrySettings, RetryPolicy, Span, Test,
-    TestForm, Tls, Workspace,
+    Base, BaseFrom, Catalogue, EngineChoice, Freshness, Glob, Image, LoadedFile, Origin, PackageSpec, RegistrySettings, RetryPolicy, Span,
+    Test, TestForm, Tls, Workspace,
 };
 pub use names::{Destination, ImageName, ParseRegistryError, Registry};
 pub use walk::{BUILD_FILE, find_root, lists_the_same};

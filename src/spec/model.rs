@@ -11,6 +11,8 @@ use std::time::Duration;
 use super::claims::Claims;
 use super::names::{ImageName, Registry};
 use crate::access::{Network, SecretSource};
+use crate::clock::Day;
+use crate::image::Compression;
 use crate::label::{Label, Package};
 use crate::platform::Platform;
 use crate::problem::{Place, Source};
@@ -114,6 +116,8 @@ pub struct Workspace {
     pub jobs: Option<usize>,
     /// For all entries that say nothing else.
     pub retries: RetryPolicy,
+    /// How layers are packed that igraph packs.
+    pub compression: Compression,
     /// Where it is written.
     pub origin: Origin,
 }
@@ -169,6 +173,31 @@ impl Default for RetryPolicy {
     }
 }
 
+/// How long a result stands though its inputs stay the same; what is left out never ends it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Freshness {
+    /// It is renewed when it is this old.
+    pub refresh: Option<Duration>,
+    /// It is renewed when this shell text, run in its image, answers otherwise than right after its build.
+    pub probe: Option<Arc<str>>,
+    /// A base that moves counts once it has stood this long. Of an image: the bases from registries that it names itself.
+    pub settle: Option<Duration>,
+    /// After this day it is kept as it is.
+    pub until: Option<Day>,
+}
+
+impl Freshness {
+    /// These policies, and those of `package` where nothing is said.
+    pub fn or(self, package: &Self) -> Self {
+        Self {
+            refresh: self.refresh.or(package.refresh),
+            probe: self.probe.or_else(|| package.probe.clone()),
+            settle: self.settle.or(package.settle),
+            until: self.until.or(package.until),
+        }
+    }
+}
+
 /// A folder with a build file.
 #[derive(Clone, Debug)]
 pub struct PackageSpec {
@@ -215,6 +244,8 @@ pub struct Image {
     pub retries: RetryPolicy,
     /// Only its exact label matches it.
     pub manual: bool,
+    /// When it is renewed though nothing has changed.
+    pub freshness: Freshness,
     /// Files that are left out of the layers of its RUN steps.
     pub scrub: BTreeSet<Scrub>,
     /// Where it is written.
@@ -258,6 +289,8 @@ pub struct Base {
     pub from: BaseFrom,
     /// What it is for, where it says so.
     pub platform: Option<Platform>,
+    /// When it is renewed though nothing has changed.
+    pub freshness: Freshness,
     /// Where it is written.
     pub origin: Origin,
 }

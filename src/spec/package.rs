@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::fields::{Fields, Schema, Sink, describe};
+use super::freshness::FRESHNESS;
 use super::model::{PackageSpec, RetryPolicy, Span};
 use super::names::names_host;
 use super::paths::Paths;
@@ -25,6 +26,7 @@ const PACKAGE: Schema = Schema {
             ("tests", "a list of strings, like `[\":smoke\", \"//tests:node\"]`"),
         ],
         SETTINGS,
+        FRESHNESS,
     ],
 };
 

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::fields::{Field, Fields, Schema, Sink, describe, wrong_type};
+use super::freshness::{FRESHNESS, check_base, freshness};
 use super::model::{Base, BaseFrom, Image, Origin, Span, Test, TestForm};
 use super::names::ImageName;
 use super::paths::parent;
@@ -23,6 +24,7 @@ const IMAGE: Schema = Schema {
     groups: &[
         &[NAME],
         SETTINGS,
+        FRESHNESS,
         &[("tests", "a list of strings, like `[\":smoke\", \"//tests:node\"]`"), ("aliases", "a list of strings, like `[\"4\", \"4.2\"]`")],
     ],
 };
@@ -46,14 +48,17 @@ const TEST: Schema = Schema {
 
 const BASE: Schema = Schema {
     rule: "Base",
-    groups: &[&[
-        NAME,
-        ("provides", "a list of strings, like `[\"debian:bookworm\"]`"),
-        ("from", "`Registry(\"…\")`, `Rootfs(\"…\")`, `OciLayout(\"…\")` or `Command([…])`"),
-        ("inputs", "a list of strings, like `[\"bootstrap\"]`"),
-        ("env", "a map of strings, like `{\"MIRROR\": \"…\"}`"),
-        ("platform", "a string, like `\"linux/amd64\"`"),
-    ]],
+    groups: &[
+        &[
+            NAME,
+            ("provides", "a list of strings, like `[\"debian:bookworm\"]`"),
+            ("from", "`Registry(\"…\")`, `Rootfs(\"…\")`, `OciLayout(\"…\")` or `Command([…])`"),
+            ("inputs", "a list of strings, like `[\"bootstrap\"]`"),
+            ("env", "a map of strings, like `{\"MIRROR\": \"…\"}`"),
+            ("platform", "a string, like `\"linux/amd64\"`"),
+        ],
+        FRESHNESS,
+    ],
 };
 
 /// The rules of a package, for hints.
@@ -229,6 +234,7 @@ fn read_image(
         timeout: own.timeout.or(package.timeout),
         retries: own.retries.on(package.retries.on(scope.retries)),
         manual: own.manual.or(package.manual).unwrap_or(false),
+        freshness: own.freshness.or(&package.freshness),
         scrub: own.scrub.or_else(|| package.scrub.clone()).unwrap_or_default(),
         origin,
     };
@@ -355,8 +361,10 @@ fn read_base(fields: &Fields<'_, '_>, origin: Origin, scope: &Scope<'_>, sink: &
     let provides = read_provides(fields, sink);
     let from = read_from(fields, scope, sink);
     let platform = platform(fields, sink);
+    let freshness = freshness(fields, sink);
     let from = from?;
-    (sink.problems.len() == before).then_some(Base { provides, from, platform, origin })
+    check_base(fields, &from, sink);
+    (sink.problems.len() == before).then_some(Base { provides, from, platform, freshness, origin })
 }
 
 fn read_provides(fields: &Fields<'_, '_>, sink: &mut Sink<'_>) -> Vec<ImageName> {

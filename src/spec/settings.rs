@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::fields::{Field, Fields, Schema, Sink, describe, wrong_type};
-use super::model::{Glob, RetryPolicy, Span};
+use super::freshness::freshness;
+use super::model::{Freshness, Glob, RetryPolicy, Span};
 use super::paths::{PathError, Paths};
 use super::tree::{Call, Kind, Node};
 use crate::access::{Network, SecretSource};
@@ -18,12 +19,7 @@ use crate::scrub::Scrub;
 
 /// Fields that a later version brings: what igraph says when it meets them. A field that arrives is removed here and
 /// added to its rule's schema.
-pub const LATER: &[(&str, &str)] = &[
-    ("refresh", "freshness policies come with a later version"),
-    ("probe", "freshness policies come with a later version"),
-    ("settle", "freshness policies come with a later version"),
-    ("until", "freshness policies come with a later version"),
-];
+pub const LATER: &[(&str, &str)] = &[];
 
 /// What an `Image` says, and a `Package` for those of its images that don't.
 pub const SETTINGS: &[Field] = &[
@@ -111,6 +107,7 @@ pub struct Settings {
     pub timeout: Option<Duration>,
     pub retries: RetryChange,
     pub manual: Option<bool>,
+    pub freshness: Freshness,
     pub scrub: Option<BTreeSet<Scrub>>,
 }
 
@@ -131,6 +128,7 @@ impl Settings {
             timeout: timeout(fields, sink),
             retries: retries(fields, scope.retries, sink),
             manual: fields.boolean("manual", sink),
+            freshness: freshness(fields, sink),
             scrub: scrub(fields, sink),
         }
     }

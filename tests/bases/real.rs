@@ -18,16 +18,16 @@ use crate::support::{Dockerd, RootfsImage, skip};
 use crate::world::*;
 
 /// docker-registry on a free port of loopback.
-struct DockerRegistry {
+pub struct DockerRegistry {
     child: Child,
-    host: String,
-    client: Client,
+    pub host: String,
+    pub client: Client,
     folder: tempfile::TempDir,
 }
 
 impl DockerRegistry {
     /// `None`, said aloud, where it can't run.
-    fn start(test: &str) -> Option<Self> {
+    pub fn start(test: &str) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let root = folder.path().display();
@@ -51,12 +51,12 @@ impl DockerRegistry {
         Some(registry)
     }
 
-    fn reference(&self, rest: &str) -> Reference {
+    pub fn reference(&self, rest: &str) -> Reference {
         format!("{}/{rest}", self.host).parse().unwrap()
     }
 
     /// Puts an image there, its layers packed by another program than igraph's packer; returns the manifest's digest.
-    fn put(&self, name: &str, config: &[u8], layers: &[Vec<u8>]) -> Digest {
+    pub fn put(&self, name: &str, config: &[u8], layers: &[Vec<u8>]) -> Digest {
         let mut packed = Vec::new();
         for layer in layers {
             let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -73,12 +73,12 @@ impl DockerRegistry {
         uploaded.manifest_digest
     }
 
-    fn name(&self, name: &str, bytes: &[u8], media_type: &str) {
+    pub fn name(&self, name: &str, bytes: &[u8], media_type: &str) {
         move_name(&self.client, &self.reference(name), bytes, media_type, &BTreeSet::new(), &Cancel::new()).unwrap();
     }
 
     /// Digests of the packed layers under a name, base first, and the config.
-    fn image(&self, name: &str) -> (Vec<Digest>, serde_json::Value) {
+    pub fn image(&self, name: &str) -> (Vec<Digest>, serde_json::Value) {
         let image = self.client.image(&self.reference(name), &Cancel::new()).unwrap();
         (image.layers().iter().map(|layer| layer.digest).collect(), serde_json::from_slice(image.config()).unwrap())
     }

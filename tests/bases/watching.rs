@@ -6,14 +6,21 @@ use std::process::{Child, ChildStderr, Stdio};
 use crate::registry::Registry;
 use crate::world::{World, publish};
 
-struct Watching {
+pub struct Watching {
     child: Child,
     said: Lines<BufReader<ChildStderr>>,
 }
 
 impl Watching {
+    /// Starts it.
+    pub fn start(world: &World, arguments: &[&str]) -> Self {
+        let mut child = world.command(arguments).stderr(Stdio::piped()).spawn().unwrap();
+        let said = BufReader::new(child.stderr.take().unwrap()).lines();
+        Self { child, said }
+    }
+
     /// All up to the line with `text`.
-    fn until(&mut self, text: &str) -> String {
+    pub fn until(&mut self, text: &str) -> String {
         let mut said = String::new();
         for line in self.said.by_ref().map_while(Result::ok) {
             said.push_str(&line);

@@ -15,6 +15,8 @@ pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// A workspace.
 pub struct World {
     folder: tempfile::TempDir,
+    /// How far the clock is set ahead, like `8d`.
+    ahead: std::cell::RefCell<String>,
 }
 
 /// What the program said.
@@ -58,7 +60,7 @@ impl Ran {
 impl World {
     /// With this Workspace rule; retries come at once.
     pub fn new(workspace: &str) -> Self {
-        let world = Self { folder: tempfile::tempdir().unwrap() };
+        let world = Self { folder: tempfile::tempdir().unwrap(), ahead: Default::default() };
         let fields = if workspace.is_empty() { String::new() } else { format!("{workspace},") };
         world.write(
             "BUILD.ron",
@@ -117,7 +119,13 @@ impl World {
         let mut command = Command::new(env!("CARGO_BIN_EXE_igraph"));
         command.args(arguments).env_clear().current_dir(self.folder.path());
         command.env("PATH", std::env::var_os("PATH").unwrap()).env("HOME", self.folder.path().join("home"));
+        command.env("IGRAPH_TEST_AHEAD", &*self.ahead.borrow());
         command
+    }
+
+    /// Sets the clock of all later runs ahead of the true one.
+    pub fn set_clock(&self, ahead: &str) {
+        *self.ahead.borrow_mut() = ahead.to_owned();
     }
 
     /// Runs it with the engine that pretends, whose calls since the last run [`Self::engine_calls`] tells.

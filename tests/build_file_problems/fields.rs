@@ -17,14 +17,14 @@ fn an_unknown_field() {
 #[test]
 fn a_field_of_nothing_near() {
     insta::assert_snapshot!(package(r#"Package(rules: [Base(name: "b", provides: ["x:1"], from: Registry("x:2"), colour: "red")])"#), @r#"
-        error: `Base` has no field `colour`
-         --> images/a/BUILD.ron:1:75
-          |
-        1 | Package(rules: [Base(name: "b", provides: ["x:1"], from: Registry("x:2"), colour: "red")])
-          |                                                                           ^^^^^^
-          |
-          = help: its fields are `name`, `provides`, `from`, `inputs`, `env`, `platform`
-        "#);
+    error: `Base` has no field `colour`
+     --> images/a/BUILD.ron:1:75
+      |
+    1 | Package(rules: [Base(name: "b", provides: ["x:1"], from: Registry("x:2"), colour: "red")])
+      |                                                                           ^^^^^^
+      |
+      = help: its fields are `name`, `provides`, `from`, `inputs`, `env`, `platform`, `refresh`, `probe`, `settle`, `until`
+    "#);
 }
 
 #[test]
@@ -389,24 +389,59 @@ fn a_wrong_ssh() {
 }
 
 #[test]
-fn fields_of_later_versions() {
-    insta::assert_snapshot!(package(r#"Package(refresh: "7d", rules: [Image(name: "1", scrub: true), Base(name: "b", provides: ["x:1"], from: Registry("x:2"), until: "2027-06-30")])"#), @r#"
-        error: `refresh` is not there yet: freshness policies come with a later version
-         --> images/a/BUILD.ron:1:9
-          |
-        1 | Package(refresh: "7d", rules: [Image(name: "1", scrub: true), Base(name: "b", provides: ["x:1"], from: Registry("x:2"), until: "2027-...
-          |         ^^^^^^^
+fn wrong_policies() {
+    insta::assert_snapshot!(package(r#"Package(refresh: "0s", settle: "soon", rules: [Image(name: "1", until: "2027-02-29")])"#), @r#"
+    error: `refresh` is zero, so every update would renew it
+     --> images/a/BUILD.ron:1:18
+      |
+    1 | Package(refresh: "0s", settle: "soon", rules: [Image(name: "1", until: "2027-02-29")])
+      |                  ^^^^
+      |
+      = help: leave it out for none
 
-        error: `scrub` is a list of known sets of files, like `[Debian]`
-         --> images/a/BUILD.ron:1:56
-          |
-        1 | Package(refresh: "7d", rules: [Image(name: "1", scrub: true), Base(name: "b", provides: ["x:1"], from: Registry("x:2"), until: "2027-...
-          |                                                        ^^^^ this is the word `true`, without quotes
+    error: `soon` is no duration
+     --> images/a/BUILD.ron:1:32
+      |
+    1 | Package(refresh: "0s", settle: "soon", rules: [Image(name: "1", until: "2027-02-29")])
+      |                                ^^^^^^
+      |
+      = help: write a whole number and its unit, like `500ms`, `2s`, `1m`, `6h` or `7d`
 
-        error: `until` is not there yet: freshness policies come with a later version
-         --> images/a/BUILD.ron:1:121
-          |
-        1 | Package(refresh: "7d", rules: [Image(name: "1", scrub: true), Base(name: "b", provides: ["x:1"], from: Registry("x:2"), until: "2027-...
-          |                                                                                                                         ^^^^^
-        "#);
+    error: `2027-02-29` is no day
+     --> images/a/BUILD.ron:1:72
+      |
+    1 | Package(refresh: "0s", settle: "soon", rules: [Image(name: "1", until: "2027-02-29")])
+      |                                                                        ^^^^^^^^^^^^
+      |
+      = help: write it like `"2027-06-30"`: that day is the last, in UTC
+    "#);
+    insta::assert_snapshot!(package(r#"Package(rules: [
+    Base(name: "a", provides: ["a:1"], from: Registry("x:2"), refresh: "7d", settle: "6h", until: "2027-06-30"),
+    Base(name: "b", provides: ["b:1"], from: Rootfs("b.tar"), settle: "1h"),
+    Base(name: "c", provides: ["c:1"], from: Command(["./c", "{out}"]), refresh: "7d", settle: "6h"),
+])"#), @r#"
+    error: a base from a registry has no `refresh`
+     --> images/a/BUILD.ron:2:63
+      |
+    2 |     Base(name: "a", provides: ["a:1"], from: Registry("x:2"), refresh: "7d", settle: "6h", until: "2027-06-30"),
+      |                                                               ^^^^^^^
+      |
+      = help: it moves when its registry says so: `igraph update` asks
+
+    error: a base from a file has no `settle`
+     --> images/a/BUILD.ron:3:63
+      |
+    3 |     Base(name: "b", provides: ["b:1"], from: Rootfs("b.tar"), settle: "1h"),
+      |                                                               ^^^^^^
+      |
+      = help: it changes when its files do
+
+    error: a base from a command has no `settle`
+     --> images/a/BUILD.ron:4:88
+      |
+    4 |     Base(name: "c", provides: ["c:1"], from: Command(["./c", "{out}"]), refresh: "7d", settle: "6h"),
+      |                                                                                        ^^^^^^
+      |
+      = help: nothing moves it that could be waited for; it is renewed by `refresh`
+    "#);
 }

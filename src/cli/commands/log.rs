@@ -112,5 +112,5 @@ fn text(run: &RunLog, log: &str) -> Option<String> {
 }
 
 fn row(run: RunSummary) -> RunRow {
-    RunRow { id: run.id, at: run.at, verb: run.verb, patterns: run.patterns, stale: run.stale, end: run.end }
+    RunRow { id: run.id, at: run.at, verb: run.verb, patterns: run.patterns, reason: run.reason, stale: run.stale, end: run.end }
 }

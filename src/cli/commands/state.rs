@@ -34,7 +34,7 @@ pub fn save(file: &Path, context: &Context<'_>) -> Result<Exit, Error> {
 /// Takes the records of a file in.
 pub fn load(file: &Path, no_wait: bool, context: &Context<'_>) -> Result<Exit, Error> {
     let bench = Workbench::load(context)?;
-    let clock = crate::cli::clock::system();
+    let clock = context.clock();
     let _writer = bench.writer(no_wait, clock.as_ref())?;
     let state = bench.state()?;
     let loaded = state.load(file)?;
@@ -54,7 +54,7 @@ pub fn clean(args: &args::Clean, context: &Context<'_>) -> Result<Exit, Error> {
         // an ordinary user's store holds files of its subordinate ids
         workbench::enter_user_namespace()?;
     }
-    let clock = crate::cli::clock::system();
+    let clock = context.clock();
     let wait = if args.no_wait { Wait::No } else { Wait::Yes };
     let _writer = workbench::writer_lock(&folder, wait, clock.as_ref(), context)?;
     crate::record::remove_tree(folder.path()).map_err(|source| Error::Write { path: folder.path().to_owned(), source })?;
@@ -67,7 +67,7 @@ pub fn gc(args: &args::Gc, context: &Context<'_>) -> Result<Exit, Error> {
     let bench = Workbench::load(context)?;
     let world = args::World { engine: args.engine.clone(), ..args::World::default() };
     bench.enter(&world)?;
-    let clock = crate::cli::clock::system();
+    let clock = context.clock();
     let limits = Limits { age: args.max_age, size: args.max_size };
     if limits != Limits::default() && !bench.engine_identity(&world).starts_with("embedded ") {
         let message = "`--max-age` and `--max-size` are limits of the embedded engine's store".to_owned();

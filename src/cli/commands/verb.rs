@@ -15,16 +15,16 @@ use crate::cli::reporting::{self, Reporting};
 use crate::cli::witness::Witness;
 use crate::cli::workbench::Workbench;
 use crate::clock::{Clock, Timestamp};
-use crate::digest::ImageId;
+use crate::digest::{ImageId, Key};
 use crate::dockerfile::Resolved;
-use crate::event::{Event, NodeKind, Sink};
+use crate::event::{Event, NodeKind, Outcome, Sink};
 use crate::execute::{self, EngineFactory, LazyEngine, Options, Stops, World};
 use crate::failure::Failure;
 use crate::graph::{BaseSource, Body, Depth, Graph, NodeIndex};
 use crate::keys::FileDigests;
 use crate::label::NodeLabel;
 use crate::lock::{LOCK_FILE, LockFile};
-use crate::plan::{Decision, Planner, PlannerOptions, Value};
+use crate::plan::{Decision, Planner, PlannerOptions, Value, held_until};
 use crate::problem::Problem;
 use crate::record::{Recorder, State};
 use crate::reference::Reference;
@@ -44,7 +44,7 @@ pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>)
         bench.enter(&args.world)?;
     }
     let selection = bench.select(&args.selection.patterns, &args.exclude)?;
-    let clock = crate::cli::clock::system();
+    let clock = context.clock();
     if selection.labels.is_empty() && selection.steps.is_empty() {
         // who asked for a report gets an empty one: a runner fails where there is none
         if !dry && Reporting::is_wanted(&args.output) {
@@ -69,7 +69,10 @@ pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>)
         return Ok(Exit::NoTests);
     }
     let forced = if args.plan.force { forced(&graph, depth) } else { BTreeSet::new() };
-    let planning = PlannerOptions { forced, reason: args.plan.reason.clone(), no_cache: args.running.no_cache, ..Default::default() };
+    let (reason, no_cache) = (args.plan.reason.clone(), args.running.no_cache);
+    let held = if args.running.backoff { held(&state, clock.now())? } else { Default::default() };
+    let named = selection.named.clone();
+    let planning = PlannerOptions { forced, reason, no_cache, held, named, ..Default::default() };
     let planner = grounds.planner(&graph, planning);
     let plan = planner.plan();
     let broken: Vec<_> = plan
@@ -176,6 +179,28 @@ pub fn has_tests(graph: &Graph<'_>) -> bool {
     })
 }
 
+/// With `--backoff`: the keys that are left alone for now, and why.
+fn held(state: &State, now: Timestamp) -> Result<BTreeMap<Key, String>, Error> {
+    let held = state.strikes()?.into_values().filter_map(|strikes| {
+        let until = held_until(strikes.count, strikes.at);
+        let why = format!(
+            "failed {} with the same inputs, last as {}; held back until {} (--backoff)",
+            times(strikes.count),
+            strikes.node,
+            until.to_rfc3339()
+        );
+        (now < until).then_some((strikes.key, why))
+    });
+    Ok(held.collect())
+}
+
+fn times(count: u32) -> String {
+    if count == 1 { "once".to_owned() } else { format!("{count} times") }
+}
+
+/// How often a step has to fail with the same inputs to be told of in the summary.
+const STRIKES: u32 = 3;
+
 /// The nodes that `--force` means: the topmost steps of what was matched, not what is below them.
 fn forced(graph: &Graph<'_>, depth: Depth) -> BTreeSet<NodeIndex> {
     graph
@@ -280,7 +305,8 @@ impl Session<'_> {
         reporting.emit(&summary.began(self.verb, self.args, run.clone(), started, &self.planner.keys.engine, self.reason.clone()));
         let proxies = context.environment.proxies.clone();
         let lookup = environment::secret;
-        let durations = self.state.durations()?;
+        let runs = self.plan.iter().filter(|(_, decision)| !matches!(decision, Decision::Fresh(_)));
+        let durations = self.state.durations_of(runs.map(|(index, _)| self.planner.graph.node(*index).label()))?;
         let jobs = self.args.running.jobs.map(std::num::NonZeroUsize::get).or(self.bench.catalogue.workspace.jobs);
         let world = World {
             root: self.bench.root(),
@@ -311,6 +337,9 @@ impl Session<'_> {
             held: execute::Held::new(self.clock.now()),
         };
         let end = execute::run(&world);
+        if let Some(message) = self.struck(&end)? {
+            reporting.emit(&Event::Warning { at: self.clock.now(), node: None, message });
+        }
         if self.depth == Depth::Push {
             for (node, message) in execute::leftovers::after(self.state, self.planner.graph)? {
                 reporting.emit(&Event::Warning { at: self.clock.now(), node: Some(node), message });
@@ -328,6 +357,28 @@ impl Session<'_> {
         recorder.finish()?;
         told?;
         Ok((exit, run))
+    }
+
+    /// What failed for the third time or more with the same inputs, or is held back for that.
+    fn struck(&self, end: &execute::RunEnd) -> Result<Option<String>, Error> {
+        let held = &self.planner.options.held;
+        let failed: BTreeMap<&NodeLabel, &Outcome> = end.steps.iter().map(|(label, _, outcome, _)| (label, outcome)).collect();
+        let began = self.planner.options.now;
+        let mut struck: Vec<(NodeLabel, u32)> = Vec::new();
+        for strikes in self.state.strikes()?.into_values().filter(|strikes| strikes.count >= STRIKES) {
+            let now = match failed.get(&strikes.node) {
+                Some(Outcome::Failed { .. }) => strikes.at >= began,
+                Some(Outcome::Blocked { reason }) => held.get(&strikes.key) == Some(reason),
+                _ => false,
+            };
+            if now {
+                struck.push((strikes.node, strikes.count));
+            }
+        }
+        struck.sort();
+        let listed: Vec<String> = struck.iter().map(|(label, count)| format!("{label} ({})", times(*count))).collect();
+        let hint = if self.args.running.backoff { "" } else { "; `--backoff` leaves such alone for a while" };
+        Ok((!listed.is_empty()).then(|| format!("three strikes: failed again and again with the same inputs: {}{hint}", listed.join(", "))))
     }
 
     /// What the engine can't build is refused before anything runs.

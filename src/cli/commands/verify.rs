@@ -8,12 +8,12 @@ use std::io::{self, Read};
 use sha2::{Digest as _, Sha256};
 
 use crate::cli::args::Verify;
+use crate::cli::environment;
 use crate::cli::error::Error;
 use crate::cli::exit::Exit;
 use crate::cli::program::Context;
 use crate::cli::settled::{self, Settled};
 use crate::cli::workbench::Workbench;
-use crate::cli::{clock, environment};
 use crate::digest::{Digest, ImageId};
 use crate::engine::{Attempt, Engine, ExportSink, Output, Scrub};
 use crate::event::{Event, Sink, Stream};
@@ -113,9 +113,9 @@ impl Verifying<'_> {
     }
 
     fn rebuild(&self, settled: &Settled<'_>, engine: &LazyEngine<'_>, attempt: &Attempt<'_>) -> Result<EngineImage, Error> {
-        let clock = clock::system();
-        let client = self.bench.client(clock.clone(), None)?;
         let context = self.bench.context;
+        let clock = context.clock();
+        let client = self.bench.client(clock.clone(), None)?;
         let (stops, durations) = (Stops::default(), BTreeMap::new());
         let world = World {
             root: self.bench.root(),

@@ -8,15 +8,19 @@ use crate::cli::exit::Exit;
 use crate::cli::grounds::Grounds;
 use crate::cli::program::Context;
 use crate::cli::workbench::Workbench;
+use crate::clock::Timestamp;
 use crate::component::Component;
 use crate::event::Event;
+use crate::execute::probe_digest;
 use crate::graph::{BaseNode, BaseSource, Body, Depth, Graph, NodeIndex, StandIn};
 use crate::keys;
 use crate::label::{Label, NodeLabel};
+use crate::lock::{LockFile, Renewal};
 use crate::pattern::{Pattern, Selection};
 use crate::plan::{Decision, Planner, PlannerOptions, Value};
 use crate::reason::{Reason, reasons_of_step};
 use crate::record::{RunLog, State};
+use crate::spec::{Freshness, render_duration};
 
 /// Explains.
 pub fn run(args: &Why, context: &Context<'_>) -> Result<Exit, Error> {
@@ -60,7 +64,7 @@ pub fn run(args: &Why, context: &Context<'_>) -> Result<Exit, Error> {
         if found.len() > 1 {
             context.printer.line(format_args!("for {}:", graph.node(*index).platform))?;
         }
-        let explanation = Explanation { context, planner: &planner, state: &state, label: &label, index: *index };
+        let explanation = Explanation { context, planner: &planner, state: &state, lock: &lock, label: &label, index: *index };
         match (plan.get(index), &args.vs) {
             _ if args.manifest => explanation.manifest(&values)?,
             (_, Some(run)) => explanation.versus(&super::log::choose(run, state.folder())?, &values)?,
@@ -175,6 +179,7 @@ struct Explanation<'a> {
     context: &'a Context<'a>,
     planner: &'a Planner<'a>,
     state: &'a State,
+    lock: &'a LockFile,
     label: &'a NodeLabel,
     index: NodeIndex,
 }
@@ -209,7 +214,56 @@ impl Explanation<'_> {
         for (name, by) in self.stand_ins() {
             printer.line(format_args!("  {by} stands in for {name} (--base)"))?;
         }
+        self.policies().into_iter().try_for_each(|line| printer.line(format_args!("  {line}")))?;
         Ok(Exit::Done)
+    }
+
+    /// What freshness policies say of the node, a line for each.
+    fn policies(&self) -> Vec<String> {
+        let node = self.planner.graph.node(self.index);
+        let (freshness, source) = match &node.body {
+            Body::Image(image) => (&image.spec.freshness, None),
+            Body::Base(base) => match base.entry {
+                Some(entry) => (&entry.freshness, Some(&base.source)),
+                None => (&Freshness::default(), Some(&base.source)),
+            },
+            Body::Test(_) | Body::Gate(_) | Body::Tags(_) | Body::Pushes(_) => return Vec::new(),
+        };
+        let mut lines = Vec::new();
+        let renewal = node.owner.entry().and_then(|label| self.lock.renewal(label));
+        if let Some(refresh) = freshness.refresh {
+            let due = |at: Timestamp| at.after(refresh).to_rfc3339();
+            let said = match renewal {
+                None => "`igraph update` begins to count its age".to_owned(),
+                Some(Renewal { at, policy: None }) => format!("counted from {}, due {}", at.to_rfc3339(), due(at)),
+                Some(Renewal { at, policy: Some(policy) }) => format!("renewed at {} by {policy}, due {}", at.to_rfc3339(), due(at)),
+            };
+            lines.push(format!("refresh {}: {said}", render_duration(refresh)));
+        } else if let Some(Renewal { at, policy: Some(policy) }) = renewal {
+            lines.push(format!("renewed at {} by {policy}", at.to_rfc3339()));
+        }
+        if let Some(probe) = &freshness.probe {
+            let image = self.state.latest_success(self.label, &node.platform).ok().flatten().and_then(|result| result.image);
+            let answer = image.and_then(|image| self.state.answer(image.id, probe_digest(probe)).ok().flatten());
+            lines.push(match answer {
+                Some(answer) => format!("probe: later answers are compared with {} lines", answer.lines().count()),
+                None => "probe: no answer is recorded yet; `igraph update` takes the first".to_owned(),
+            });
+        }
+        if let Some(settle) = freshness.settle {
+            lines.push(format!("settle {}: a base that moves counts once it has stood so long", render_duration(settle)));
+        }
+        if let Some(BaseSource::Registry(reference)) = source
+            && let Some(candidate) = self.lock.entry(reference, &node.platform).and_then(|locked| locked.candidate)
+        {
+            lines.push(format!("moved to {}, first seen there {}; not counted yet", candidate.manifest, candidate.seen.to_rfc3339()));
+        }
+        if let Some(until) = freshness.until {
+            let over = self.planner.options.now >= until.end();
+            let said = if over { "over: it is kept and tested, and never built again" } else { "the last day it is built" };
+            lines.push(format!("until {until}: {said}"));
+        }
+        lines
     }
 
     /// What stands in for bases that the node is, or stands on.

@@ -102,7 +102,7 @@ impl<'a> Watch<'a> {
         let bench = Workbench::load(context)?;
         bench.enter(&args.world)?;
         let selection = bench.select(&args.selection.patterns, &args.exclude)?;
-        let clock = crate::cli::clock::system();
+        let clock = context.clock();
         let (sender, wakes) = mpsc::channel();
         let tell = sender.clone();
         // the receiver lives as long as the watcher
@@ -246,8 +246,8 @@ impl<'a> Watch<'a> {
     /// Asks the registries after the bases of what is watched; what moved is in the lock afterwards, and pending.
     fn ask_bases(&mut self) {
         let bench = self.bench(self.context);
-        match bases::renew(&bench, &self.selection, self.clock.as_ref()) {
-            Ok(moved) => self.pending.paths.extend(moved.into_iter().map(|base| format!("base {base}"))),
+        match bases::renew(&bench, &self.selection, &self.clock) {
+            Ok(moved) => self.pending.paths.extend(moved),
             Err(error) => self.tell(&error),
         }
     }
@@ -320,6 +320,10 @@ impl<'a> Watch<'a> {
         loop {
             let bench = self.bench(self.context);
             let mut interest = if whole { self.roots() } else { Interest::default() };
+            if whole {
+                // it is large, and learned anew
+                self.reach = Reach::default();
+            }
             let state = bench.state_read_only()?;
             let result = self.planning(scope.clone()).evaluate(&bench, &state, |look| {
                 let owners = look.owners(bench.root());
