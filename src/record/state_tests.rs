@@ -176,7 +176,7 @@ fn a_newer_a_damaged_and_a_foreign_database_are_told_and_left_alone() {
     let foreign_path = world.root().join("foreign");
     Connection::open(&foreign_path).unwrap().execute_batch("CREATE TABLE theirs (x)").unwrap();
     let cases = [
-        ("newer", newer, "has version 2, and this igraph knows versions up to 1"),
+        ("newer", newer, "has version 3, and this igraph knows versions up to 2"),
         ("scribbled", scribbled, "is damaged: database disk image is malformed"),
         ("text", b"hello, I am no database, though long enough".repeat(200), "is damaged: file is not a database"),
         ("foreign", fs::read(foreign_path).unwrap(), "is damaged: it is a database of another program"),

@@ -47,7 +47,7 @@ fn refresh_renews_what_is_old_enough_and_nothing_before() {
     // a week after its build, an ordinary run does nothing, and `outdated` tells
     world.set_clock("7d1h");
     world.verb(&["test", "--locked"]).expect(0).says("nothing to do");
-    let ran = world.igraph(&["outdated"]).expect(0).says("0 of 1 base have moved, 1 of 1 node with a policy due to be done again");
+    let ran = world.igraph(&["outdated"]).expect(0).says("0 of 1 base have moved, 1 of 1 node with a policy due; to be done again");
     assert_eq!(untimed(&ran.out), "//a:1\trefresh 7d\tsince TIME\t2 images, 2 tests, 2 names\n");
     assert_eq!(world.lock().unwrap(), counted);
     world.igraph(&["update", "--dry-run"]).expect(0).says("1 of 1 node with a policy would be renewed");

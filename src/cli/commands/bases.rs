@@ -35,7 +35,7 @@ pub fn outdated(args: &Outdated, context: &Context<'_>) -> Result<Exit, Error> {
     let (moved, due) = moved(&survey);
     if moved + due > 0 {
         let radius = survey_view::radius_text(&survey.radius());
-        context.printer.say(format_args!("igraph: {} to be done again: {radius}", what_of(&survey, "has moved", "have moved", "due")));
+        context.printer.say(format_args!("igraph: {}; to be done again: {radius}", what_of(&survey, "has moved", "have moved", "due")));
     } else if survey.failures().is_empty() {
         let nodes = match survey.nodes.len() {
             0 => String::new(),
