@@ -41,7 +41,8 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match one_name(rounds).and_then(|()| fifty_images()) {
+    let daemon = support::Dockerd::start().map_err(|error| format!("{error}\nhint: scripts/setup test"));
+    match daemon.and_then(|daemon| one_name(rounds, &daemon).and_then(|()| fifty_images(&daemon))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             println!("publish: {error}");
@@ -271,16 +272,14 @@ impl Kept {
 }
 
 /// Moves names that are new to an image that is there: by igraph, and by hand.
-fn one_name(rounds: usize) -> Result<()> {
+fn one_name(rounds: usize, daemon: &support::Dockerd) -> Result<()> {
     let registry = Registry::start()?;
     let home = tempfile::tempdir().map_err(text)?;
     let root = home.path();
     workspace(root, &registry.host, &rootfs(0).map_err(text)?, 1).map_err(text)?;
-    let push = || {
-        let mut command = igraph(root);
-        command.args(["push", "//...", "--engine", "fake"]).env("IGRAPH_TEST_ENGINE", "fake");
-        run(&mut command)
-    };
+    // each is a name in the engine too, which moves meanwhile
+    let engine = format!("docker={}", daemon.url());
+    let push = || run(igraph(root).args(["push", "//...", "--engine", &engine]));
     push()?;
     let mut kept = Kept::connect(&registry.host).map_err(text)?;
     let (status, manifest) = kept.ask("GET", "/v2/bench/app/manifests/0", None).map_err(text)?;
@@ -332,8 +331,7 @@ fn rename(root: &Path, round: usize, count: usize) -> Result<()> {
 }
 
 /// Publishes fifty images on one base out of a Docker Engine.
-fn fifty_images() -> Result<()> {
-    let daemon = support::Dockerd::start().map_err(|error| format!("{error}\nhint: scripts/setup test"))?;
+fn fifty_images(daemon: &support::Dockerd) -> Result<()> {
     let registry = Registry::start()?;
     let base = rootfs(BASE_MIB).map_err(text)?;
     println!("\n{IMAGES} images of 4 KiB on one base of {BASE_MIB} MiB, out of a Docker Engine into a docker-registry");
@@ -347,7 +345,7 @@ fn fifty_images() -> Result<()> {
         let what = if from_registry {
             // the base is pushed by another workspace, and pulled from where it lies then
             let rule = format!("Base(name: \"base\", provides: [\"bench:1\"], from: Registry(\"{host}/bench/base:1\"))");
-            publish_base(&registry, &base, &daemon)?;
+            publish_base(&registry, &base, daemon)?;
             fs::write(root.join("images/base/BUILD.ron"), format!("Package(rules: [{rule}])\n")).map_err(text)?;
             "in the registry"
         } else {

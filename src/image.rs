@@ -105,6 +105,11 @@ pub trait ImageSource: Send + Sync {
     /// Infra, where they can't be had.
     fn open_layer(&self, index: usize) -> Result<Box<dyn Read + Send + '_>, Failure>;
 
+    /// Whether its layers come over a network, and several at once come sooner.
+    fn is_remote(&self) -> bool {
+        false
+    }
+
     /// The image id.
     fn image_id(&self) -> ImageId {
         ImageId(Digest::of(self.config()))

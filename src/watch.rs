@@ -189,6 +189,13 @@ impl Followed {
         }
     }
 
+    fn extend(&mut self, more: Self) {
+        self.exact.extend(more.exact);
+        self.listed.extend(more.listed);
+        self.searched.extend(more.searched);
+        self.folders.extend(more.folders);
+    }
+
     /// `climbed` are the folders from which everything above is followed already.
     fn add(&mut self, root: &Path, whole: &Path, climbed: &mut HashSet<PathBuf>) {
         if whole.is_dir() {
@@ -240,6 +247,8 @@ pub struct Watcher {
     followed: Followed,
     /// Folders that the kernel tells of.
     told: BTreeSet<PathBuf>,
+    /// Some of them moved or went since, and may be back in another's place.
+    moved: bool,
 }
 
 /// Why the disk is polled.
@@ -283,7 +292,7 @@ impl Watcher {
             }
         };
         let (root, own) = (root.to_owned(), own.to_owned());
-        (Self { root, own, source, followed: Followed::default(), told: BTreeSet::new() }, limit)
+        (Self { root, own, source, followed: Followed::default(), told: BTreeSet::new(), moved: false }, limit)
     }
 
     /// Whether [`Self::poll`] has to be asked now and then.
@@ -306,14 +315,22 @@ impl Watcher {
 
     /// Follows what `interest` needs too.
     pub fn follow_more(&mut self, interest: &Interest) -> (bool, Option<Limit>) {
+        let mut more = Followed::default();
+        more.add_all(&self.root, interest);
+        let told = more.folders.iter().all(|folder| self.told.contains(folder));
+        if told && !self.moved && !self.polls() {
+            self.followed.extend(more);
+            return (false, None);
+        }
         let mut followed = std::mem::take(&mut self.followed);
-        followed.add_all(&self.root, interest);
+        followed.extend(more);
         // of what went since, the folders above tell
         followed.folders.retain(|folder| self.told.contains(folder) || folder.is_dir());
         self.take_over(followed, false)
     }
 
     fn take_over(&mut self, followed: Followed, whole: bool) -> (bool, Option<Limit>) {
+        self.moved = false;
         let mut limit = None;
         let mut new = false;
         if let Source::Kernel(watcher) = &mut self.source {
@@ -412,6 +429,7 @@ impl Watcher {
     fn forget(&mut self, path: &Path) {
         let Source::Kernel(watcher) = &mut self.source else { return };
         let below: Vec<PathBuf> = self.told.iter().filter(|folder| folder.starts_with(path)).cloned().collect();
+        self.moved |= !below.is_empty();
         for folder in below {
             let _ = watcher.unwatch(&folder);
             self.told.remove(&folder);

@@ -9,7 +9,13 @@ use crate::digest::{Digest, ImageId};
 use crate::engine::{Attempt, Engine, ExportSink};
 use crate::failure::Failure;
 use crate::image::{Compression, EngineImage, ImageSource};
-use crate::registry::{PackedLayer, pack};
+use crate::registry::{PackedLayer, pack_as};
+
+/// Where and how layers are packed.
+pub(super) struct Packing<'a> {
+    pub folder: &'a std::path::Path,
+    pub compression: Compression,
+}
 
 /// The layers and configs that were taken out of the engine in this run.
 #[derive(Default)]
@@ -36,10 +42,10 @@ impl Held {
 
 impl Spool {
     /// Has the config of `image` and those of its layers that are `wanted`, exporting them with those of the `others` that wait
-    /// for the same if they are not held yet. One export runs at a time: who waits finds what it needs afterwards.
+    /// for the same if they are not held yet, packed as `packing` says. One export runs at a time: who waits finds what it needs afterwards.
     pub fn fetch(
         &self,
-        parent: &std::path::Path,
+        packing: &Packing<'_>,
         engine: &dyn Engine,
         image: &EngineImage,
         wanted: &BTreeSet<Digest>,
@@ -60,13 +66,13 @@ impl Spool {
             }
         }
         layers.retain(|layer| !held.layers.contains_key(layer));
-        let mut sink = Sink { held: &mut held, parent };
+        let mut sink = Sink { held: &mut held, packing };
         engine.export(&images, &layers, &mut sink, attempt)?;
         if complete(&held) { Ok(()) } else { Err(Failure::infra(format!("the engine did not export all of {}", image.id))) }
     }
 
     /// Packs one layer of a base from its local source.
-    pub fn fetch_from(&self, parent: &std::path::Path, source: &dyn ImageSource, wanted: &BTreeSet<Digest>) -> Result<(), Failure> {
+    pub fn fetch_from(&self, packing: &Packing<'_>, source: &dyn ImageSource, wanted: &BTreeSet<Digest>) -> Result<(), Failure> {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (position, layer) in source.layers().iter().enumerate() {
             if wanted.contains(&layer.diff_id) && !held.layers.contains_key(&layer.diff_id) {
@@ -74,10 +80,12 @@ impl Spool {
                 let mut reader: Box<dyn Read> = match layer.compression {
                     Compression::None => packed,
                     Compression::Gzip => Box::new(flate2::read::MultiGzDecoder::new(packed)),
-                    // it stays in the engine, which exports it unpacked
-                    Compression::Zstd => continue,
+                    Compression::Zstd => {
+                        let unpacked = zstd::stream::read::Decoder::new(packed);
+                        Box::new(unpacked.map_err(|error| super::attempts::disk_failure(&error, "a packed layer"))?)
+                    }
                 };
-                Sink { held: &mut held, parent }.layer(layer.diff_id, &mut reader)?;
+                Sink { held: &mut held, packing }.layer(layer.diff_id, &mut reader)?;
             }
         }
         Ok(())
@@ -96,7 +104,7 @@ impl Spool {
 
 struct Sink<'a> {
     held: &'a mut Held,
-    parent: &'a std::path::Path,
+    packing: &'a Packing<'a>,
 }
 
 impl ExportSink for Sink<'_> {
@@ -109,14 +117,14 @@ impl ExportSink for Sink<'_> {
     }
 
     fn layer(&mut self, diff_id: Digest, tar: &mut dyn Read) -> Result<(), Failure> {
-        let path = self.held.file(self.parent, diff_id)?;
+        let path = self.held.file(self.packing.folder, diff_id)?;
         let spilled = |error: std::io::Error| super::attempts::disk_failure(&error, "a packed layer");
         let mut file = std::fs::File::create(&path).map_err(&spilled)?;
-        let packed = pack(tar, &mut file).map_err(&spilled)?;
+        let packed = pack_as(self.packing.compression, tar, &mut file).map_err(&spilled)?;
         if packed.diff_id != diff_id {
             return Err(Failure::infra(format!("the engine's layer {diff_id} has other bytes")));
         }
-        let layer = PackedLayer { path, digest: packed.digest, size: packed.size, compression: Compression::Gzip };
+        let layer = PackedLayer { path, digest: packed.digest, size: packed.size, compression: self.packing.compression };
         self.held.layers.insert(diff_id, layer);
         Ok(())
     }

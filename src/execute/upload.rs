@@ -8,6 +8,7 @@ use super::attempts::record_failure;
 use super::bases;
 use super::builds::LostNode;
 use super::materials::Missing;
+use super::spool::Packing;
 use super::tested::Tested;
 use super::world::{Lookup, World};
 use crate::digest::{Digest, ImageId};
@@ -169,7 +170,11 @@ impl Upload<'_> {
         let wanted: BTreeSet<Digest> = unknown.difference(&local).copied().collect();
         let others = || self.others();
         let engine = self.world.engine.engine()?;
-        self.world.held.spool.fetch(&folder, engine.as_ref(), &held, &wanted, others, self.attempt)
+        self.world.held.spool.fetch(&self.packing(&folder), engine.as_ref(), &held, &wanted, others, self.attempt)
+    }
+
+    fn packing<'f>(&self, folder: &'f std::path::Path) -> Packing<'f> {
+        Packing { folder, compression: self.world.catalogue.workspace.compression }
     }
 
     /// Layers of the image that lie in no registry that igraph knows, and are not fetched yet.
@@ -199,7 +204,7 @@ impl Upload<'_> {
             if shared.iter().all(|layer| self.world.held.spool.layer(*layer).is_some()) {
                 found.extend(shared);
             } else if let Some(source) = bases::local_source(self.world, base, &node.platform, image) {
-                self.world.held.spool.fetch_from(folder, source.as_ref(), &shared)?;
+                self.world.held.spool.fetch_from(&self.packing(folder), source.as_ref(), &shared)?;
                 found.extend(shared);
             }
         }
@@ -270,7 +275,14 @@ impl LayerProvider for Provider<'_> {
         let held = self.upload.tested_image()?;
         let engine = world.engine.engine()?;
         let wanted: BTreeSet<Digest> = self.diff_ids.iter().copied().filter(|layer| *layer == diff_id).collect();
-        world.held.spool.fetch(&world.state.folder().bases(), engine.as_ref(), &held, &wanted, Vec::new, self.upload.attempt)?;
+        world.held.spool.fetch(
+            &self.upload.packing(&world.state.folder().bases()),
+            engine.as_ref(),
+            &held,
+            &wanted,
+            Vec::new,
+            self.upload.attempt,
+        )?;
         world.held.spool.layer(diff_id).ok_or_else(|| Failure::infra(format!("layer {diff_id} can't be had")))
     }
 }

@@ -298,6 +298,23 @@ impl State {
         })
     }
 
+    /// How long these nodes took when they last succeeded, in milliseconds, as far as that is known.
+    ///
+    /// # Errors
+    /// Of the database.
+    pub fn durations_of(&self, nodes: impl IntoIterator<Item = NodeLabel>) -> Result<BTreeMap<NodeLabel, u64>, RecordError> {
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached("SELECT duration_ms FROM durations WHERE node = ?1")?;
+            let mut found = BTreeMap::new();
+            for node in nodes {
+                if let Some(duration) = statement.query_row([node.to_string()], |row| unsigned(row, 0)).optional()? {
+                    found.insert(node, duration);
+                }
+            }
+            Ok(found)
+        })
+    }
+
     /// How long each node took when it last succeeded, in milliseconds.
     ///
     /// # Errors

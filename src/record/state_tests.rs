@@ -50,6 +50,8 @@ fn a_settled_node_is_read_back_in_full() {
         assert_eq!(state.components(&record.key).unwrap(), Some(components("v1")));
         assert_eq!(state.results_of_run("7f3k").unwrap(), std::slice::from_ref(&record));
         assert_eq!(state.durations().unwrap().get(&node()), Some(&12_400));
+        let known = state.durations_of([node(), "//never:seen".parse().unwrap()]).unwrap();
+        assert_eq!(known.into_iter().collect::<Vec<_>>(), [(node(), 12_400)]);
         let summary = Summary { verdict: Verdict::Flaky, image: Some(image("v1").id), manifest: record.manifest };
         assert_eq!(state.results_for_keys(&[key("v0"), record.key, record.key]).unwrap(), [None, Some(summary), Some(summary)]);
         assert_eq!(state.latest(&node(), &"linux/arm64".parse().unwrap()).unwrap(), None);

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::gzip::pack;
 use super::manifest::{MEDIA_TYPE_INDEX, MEDIA_TYPE_MANIFEST, image_manifest};
+use super::pack::pack_as;
 use crate::digest::Digest;
 use crate::failure::{Failure, Retry};
 use crate::image::{Compression, LayerBlob};
@@ -55,15 +55,15 @@ impl LayoutWriter {
     ///
     /// # Errors
     /// Of reader and disk.
-    pub fn layer(&self, tar: &mut dyn Read) -> Result<LayerBlob, Failure> {
+    pub fn layer(&self, tar: &mut dyn Read, compression: Compression) -> Result<LayerBlob, Failure> {
         let blobs = self.folder.join("blobs/sha256");
         let mut file = scratch(&blobs)?;
-        let packed = pack(tar, &mut file).map_err(|error| match error.downcast::<Failure>() {
+        let packed = pack_as(compression, tar, &mut file).map_err(|error| match error.downcast::<Failure>() {
             Ok(failure) => failure,
             Err(error) => writing(&blobs, &error),
         })?;
         keep(file, &blobs.join(packed.digest.hex()))?;
-        Ok(LayerBlob { diff_id: packed.diff_id, digest: packed.digest, size: packed.size, compression: Compression::Gzip })
+        Ok(LayerBlob { diff_id: packed.diff_id, digest: packed.digest, size: packed.size, compression })
     }
 
     /// Adds an image whose layers are here, under a name or none, in place of what had that name. Returns its manifest's digest.
@@ -148,7 +148,7 @@ mod tests {
         let platform: Platform = "linux/amd64".parse().unwrap();
         let folder = world.path().join("deep/layout");
         let mut writer = LayoutWriter::open(&folder).unwrap();
-        let layer = writer.layer(&mut b"a layer".as_slice()).unwrap();
+        let layer = writer.layer(&mut b"a layer".as_slice(), Compression::Gzip).unwrap();
         let digest = writer.image(config(&layer).as_bytes(), std::slice::from_ref(&layer), &platform, Some("team/app:1")).unwrap();
         let read = OciLayout::open(&folder, &platform).unwrap();
         assert_eq!((read.manifest(), read.layers()), (digest, std::slice::from_ref(&layer)));
@@ -157,13 +157,13 @@ mod tests {
         // another layout of the same image is the same, byte for byte
         let again = world.path().join("again");
         let mut writer = LayoutWriter::open(&again).unwrap();
-        let layer = writer.layer(&mut b"a layer".as_slice()).unwrap();
+        let layer = writer.layer(&mut b"a layer".as_slice(), Compression::Gzip).unwrap();
         writer.image(config(&layer).as_bytes(), std::slice::from_ref(&layer), &platform, Some("team/app:1")).unwrap();
         assert_eq!(std::fs::read(again.join("index.json")).unwrap(), first);
 
         // a second image joins it, and a name moves
         let mut writer = LayoutWriter::open(&folder).unwrap();
-        let other = writer.layer(&mut b"another layer".as_slice()).unwrap();
+        let other = writer.layer(&mut b"another layer".as_slice(), Compression::Gzip).unwrap();
         writer.image(config(&other).as_bytes(), std::slice::from_ref(&other), &platform, Some("team/app:2")).unwrap();
         let moved = writer.image(config(&other).as_bytes(), std::slice::from_ref(&other), &platform, Some("team/app:1")).unwrap();
         let index: Value = serde_json::from_slice(&std::fs::read(folder.join("index.json")).unwrap()).unwrap();

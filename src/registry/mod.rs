@@ -19,7 +19,7 @@
 //! | `download`, `upload` | blobs, each way, resumed when the stream breaks |
 //! | `publish` | an image into a repository; `names` moves names |
 //! | `manifest` | manifests and indexes as data; the one igraph writes |
-//! | `gzip` | the layer compressor |
+//! | `pack` | the layer compressor |
 //! | `sources` | OCI layouts and rootfs tars as images |
 //! | `layout_writer` | images into an OCI layout |
 
@@ -32,10 +32,10 @@ mod fault;
 mod flight;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
-mod gzip;
 mod layout_writer;
 mod manifest;
 mod names;
+mod pack;
 mod pool;
 mod publish;
 mod pull;
@@ -47,10 +47,10 @@ pub use client::Client;
 pub use config::{ClientConfig, HostConfig, Observer, Proxies, RequestSeen};
 pub use credentials::{Credential, Credentials, DockerConfigCredentials, NoCredentials};
 pub use fault::failure_of;
-pub use gzip::{GZIP_MEMBER, Packed, pack};
 pub use layout_writer::LayoutWriter;
 pub use manifest::{Descriptor, MEDIA_TYPE_MANIFEST, image_manifest};
 pub use names::{NameOutcome, move_name, verify_published};
+pub use pack::{MEMBER, Packed, pack, pack_as};
 pub use publish::{KnownBlob, LayerProvider, PackedLayer, Uploaded, upload_image};
 pub use pull::{Manifest, RemoteImage, ResolvedBase};
 pub use sources::{OciLayout, RootfsTar};

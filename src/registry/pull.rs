@@ -80,6 +80,10 @@ impl ImageSource for RemoteImage {
         &self.layers
     }
 
+    fn is_remote(&self) -> bool {
+        true
+    }
+
     /// The reader takes a broken stream up again, and blocks: read it outside asynchronous code. Its errors carry a
     /// [`Failure`] that [`super::failure_of`] takes out.
     fn open_layer(&self, index: usize) -> Result<Box<dyn Read + Send + '_>, Failure> {

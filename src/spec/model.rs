@@ -12,6 +12,7 @@ use super::claims::Claims;
 use super::names::{ImageName, Registry};
 use crate::access::{Network, SecretSource};
 use crate::clock::Day;
+use crate::image::Compression;
 use crate::label::{Label, Package};
 use crate::platform::Platform;
 use crate::problem::{Place, Source};
@@ -115,6 +116,8 @@ pub struct Workspace {
     pub jobs: Option<usize>,
     /// For all entries that say nothing else.
     pub retries: RetryPolicy,
+    /// How layers are packed that igraph packs.
+    pub compression: Compression,
     /// Where it is written.
     pub origin: Origin,
 }

@@ -11,6 +11,7 @@ use super::paths::Paths;
 use super::rules::report_rule;
 use super::settings::{Scope, path, resolve, retries};
 use super::tree::{Call, Kind, Node, read_tree};
+use crate::image::Compression;
 use crate::label::Package;
 use crate::problem::{Problem, Source, nearest};
 
@@ -23,6 +24,7 @@ const WORKSPACE: Schema = Schema {
         ("engine", "`Embedded`, `Docker` or `Docker(host: \"unix:///var/run/docker.sock\")`"),
         ("epoch", "a whole number of seconds, like `315532800`"),
         ("jobs", "a whole number, like `4`"),
+        ("compression", "`Gzip` or `Zstd`"),
         ("retries", "a whole number, like `3`, or the full form, like `(max: 3, delay: \"2s\")`"),
     ]],
 };
@@ -73,6 +75,7 @@ fn read_root(node: &Node<'_>, paths: &Paths, sink: &mut Sink<'_>) -> Option<Work
         epoch: fields.whole("epoch", 0, LATEST_EPOCH, sink).unwrap_or(EPOCH),
         jobs: fields.whole("jobs", 1, 4096, sink).and_then(|jobs| usize::try_from(jobs).ok()),
         retries: retries(&fields, policy, sink).on(policy),
+        compression: compression(&fields, sink),
         origin: Origin { source: sink.source.clone(), name: word, fields: fields.places().collect() },
     })
 }
@@ -133,6 +136,19 @@ fn tls(fields: &Fields<'_, '_>, scope: &Scope<'_>, sink: &mut Sink<'_>) -> Tls {
     }
     fields.wrong("tls", node, sink);
     Tls::Default
+}
+
+/// How layers are packed on their way out.
+fn compression(fields: &Fields<'_, '_>, sink: &mut Sink<'_>) -> Compression {
+    let Some(node) = fields.find("compression") else { return Compression::Gzip };
+    match &node.kind {
+        Kind::Word("Gzip") | Kind::Broken => Compression::Gzip,
+        Kind::Word("Zstd") => Compression::Zstd,
+        _ => {
+            fields.wrong("compression", node, sink);
+            Compression::Gzip
+        }
+    }
 }
 
 /// How the addresses of Docker daemons look.

@@ -84,7 +84,6 @@ fn an_ssh_mount_is_refused_where_nothing_can_be_mounted() {
     let output = container.shell("igraph build //...");
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(errors.contains("an ssh mount needs namespaces, which this container does not allow"), "{errors}");
-    assert!(errors.contains("images/app/one/Dockerfile:2"), "{errors}");
 }
 
 /// One id is not enough for an image: what is missing, and the commands that mend it.
@@ -127,10 +126,11 @@ fn cleaning_never_crosses_a_mount() {
     // a folder of the same file system, so that only the table of mounts tells
     let script = r#"igraph build app:1 || exit 1
 mkdir precious && echo kept > precious/file && mkdir -p igraph-out/store/work/left/inner
-unshare --user --map-root-user --mount sh -c 'mount --bind precious igraph-out/store/work/left/inner && igraph clean; igraph gc'
+igraph __igraph-user-namespace /usr/bin/unshare --mount sh -c '
+    mount --bind precious igraph-out/store/work/left/inner; igraph gc; igraph clean'
 cat precious/file"#;
     let output = user.shell(script);
     let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(errors.contains("is a mount point: unmount it first"), "{text}{errors}");
+    assert!(errors.contains("work/left/inner` is a mount point: unmount it first"), "{text}{errors}");
     assert!(text.contains("kept"), "{text}{errors}");
 }

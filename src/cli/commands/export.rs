@@ -121,10 +121,11 @@ impl Exporting<'_> {
 
     fn to_layout(&self, engine: &dyn Engine, image: &EngineImage, folder: &Path, attempt: &Attempt<'_>) -> Result<String, Failure> {
         let writer = LayoutWriter::open(folder)?;
-        let mut sink = LayoutSink { writer, config: Vec::new(), layers: BTreeMap::new() };
+        let mut sink =
+            LayoutSink { compression: self.bench.catalogue.workspace.compression, writer, config: Vec::new(), layers: BTreeMap::new() };
         let diff_ids = engine.config(image)?.diff_ids;
         engine.export(std::slice::from_ref(image), &diff_ids.iter().copied().collect(), &mut sink, attempt)?;
-        let LayoutSink { mut writer, config, layers } = sink;
+        let LayoutSink { mut writer, config, layers, .. } = sink;
         let layers: Option<Vec<LayerBlob>> = diff_ids.iter().map(|diff_id| layers.get(diff_id).cloned()).collect();
         let layers = layers.ok_or_else(incomplete)?;
         // its own name alone: readers of a layout with several entries ask which is meant
@@ -179,6 +180,7 @@ fn slug(label: &Label) -> String {
 }
 
 struct LayoutSink {
+    compression: Compression,
     writer: LayoutWriter,
     config: Vec<u8>,
     layers: BTreeMap<Digest, LayerBlob>,
@@ -191,7 +193,7 @@ impl ExportSink for LayoutSink {
     }
 
     fn layer(&mut self, diff_id: Digest, tar: &mut dyn Read) -> Result<(), Failure> {
-        let layer = self.writer.layer(tar)?;
+        let layer = self.writer.layer(tar, self.compression)?;
         if layer.diff_id != diff_id {
             return Err(Failure::infra(format!("the engine's layer {diff_id} has other bytes")));
         }

@@ -305,7 +305,8 @@ impl Session<'_> {
         reporting.emit(&summary.began(self.verb, self.args, run.clone(), started, &self.planner.keys.engine, self.reason.clone()));
         let proxies = context.environment.proxies.clone();
         let lookup = environment::secret;
-        let durations = self.state.durations()?;
+        let runs = self.plan.iter().filter(|(_, decision)| !matches!(decision, Decision::Fresh(_)));
+        let durations = self.state.durations_of(runs.map(|(index, _)| self.planner.graph.node(*index).label()))?;
         let jobs = self.args.running.jobs.map(std::num::NonZeroUsize::get).or(self.bench.catalogue.workspace.jobs);
         let world = World {
             root: self.bench.root(),

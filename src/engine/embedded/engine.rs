@@ -1,11 +1,9 @@
 //! The engine itself: the seam's calls, handed to the rooms that do them.
 
 use std::collections::BTreeSet;
-use std::io::{self, BufRead, Read};
+use std::io::{self, Read};
 use std::path::PathBuf;
 
-use flate2::read::MultiGzDecoder;
-use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
 use sha2::{Digest as _, Sha256};
 
 use super::build::Environment;
@@ -13,12 +11,12 @@ use super::files::disk;
 use super::refuse;
 use super::sandbox::{Host, Root};
 use super::store::{Claim, Store};
-use super::{build, tests};
+use super::{bring, build, tests};
 use crate::digest::{Digest, ImageId};
 use crate::dockerfile::{Dockerfile, Resolved};
 use crate::engine::{Advice, Attempt, BuildRequest, Collected, Engine, EngineIdentity, ExportSink, Limits, TestRequest};
 use crate::failure::Failure;
-use crate::image::{Compression, EngineImage, ImageConfig, ImageSource};
+use crate::image::{EngineImage, ImageConfig, ImageSource};
 use crate::platform::Platform;
 use crate::problem::Problem;
 use crate::reference::Reference;
@@ -56,9 +54,11 @@ impl EmbeddedEngine {
     pub fn open(options: EmbeddedOptions) -> Result<Self, Failure> {
         let EmbeddedOptions { store, runner, owner, environment } = options;
         let store = Store::open(&store, &owner)?;
+        // who opens the store at the same time clears what nobody uses
+        let lease = store.lease()?;
         let work = store.work()?;
         let host = Host::find(runner, store.root(), work.path())?;
-        drop(work);
+        drop((work, lease));
         Ok(Self { store, host, environment })
     }
 
@@ -72,54 +72,6 @@ impl EmbeddedEngine {
 
 fn parsed(bytes: &[u8]) -> Result<ImageConfig, Failure> {
     ImageConfig::parse(bytes).map_err(|error| Failure::step(format!("the image's config can't be read: {error}")))
-}
-
-/// Counts what is read, and stops when it is cancelled.
-struct Watched<'a, R> {
-    reader: R,
-    done: u64,
-    total: u64,
-    what: String,
-    attempt: &'a Attempt<'a>,
-}
-
-impl<R: Read> Read for Watched<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.attempt.cancel.is_cancelled() {
-            return Err(io::Error::other(Failure::stopped()));
-        }
-        let count = self.reader.read(buffer)?;
-        self.done += count as u64;
-        self.attempt.output.progress(&self.what, self.done, Some(self.total));
-        Ok(count)
-    }
-}
-
-/// The content of zstd frames, one after the other.
-struct Frames<R: BufRead>(Option<Frame<R>>);
-
-type Frame<R> = StreamingDecoder<R, FrameDecoder>;
-
-impl<R: BufRead> Frames<R> {
-    fn new(packed: R) -> io::Result<Self> {
-        StreamingDecoder::new(packed).map(|frame| Self(Some(frame))).map_err(io::Error::other)
-    }
-}
-
-impl<R: BufRead> Read for Frames<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let Some(frame) = &mut self.0 else { return Ok(0) };
-            let count = frame.read(buffer)?;
-            if count > 0 || buffer.is_empty() {
-                return Ok(count);
-            }
-            let mut rest = self.0.take().map(StreamingDecoder::into_inner);
-            if let Some(packed) = rest.take_if(|packed| packed.fill_buf().is_ok_and(|bytes| !bytes.is_empty())) {
-                *self = Self::new(packed)?;
-            }
-        }
-    }
 }
 
 /// Hashes what goes through.
@@ -154,6 +106,7 @@ impl Engine for EmbeddedEngine {
     }
 
     fn find(&self, id: ImageId) -> Result<Option<EngineImage>, Failure> {
+        let _lease = self.store.lease()?;
         self.store.find(id)
     }
 
@@ -166,29 +119,7 @@ impl Engine for EmbeddedEngine {
         if diff_ids.len() != source.layers().len() {
             return Err(Failure::step("the image's config and manifest disagree on the number of layers"));
         }
-        for (index, layer) in source.layers().iter().enumerate() {
-            if self.store.has_layer(&diff_ids[..=index]) {
-                continue;
-            }
-            if attempt.cancel.is_cancelled() {
-                return Err(Failure::stopped());
-            }
-            let what = format!("layer {}", layer.diff_id.short());
-            let packed = Watched { reader: source.open_layer(index)?, done: 0, total: layer.size, what, attempt };
-            let (below, diff_id) = (&diff_ids[..index], diff_ids[index]);
-            match layer.compression {
-                Compression::None => self.store.take_layer(below, diff_id, packed)?,
-                Compression::Gzip => {
-                    let packed = io::BufReader::with_capacity(256 << 10, packed);
-                    self.store.take_layer(below, diff_id, MultiGzDecoder::new(packed))?;
-                }
-                Compression::Zstd => {
-                    let packed = io::BufReader::with_capacity(256 << 10, packed);
-                    let frames = Frames::new(packed).map_err(disk("a layer"))?;
-                    self.store.take_layer(below, diff_id, frames)?;
-                }
-            }
-        }
+        bring::layers(&self.store, source, &diff_ids, attempt)?;
         self.store.keep(source.config(), Claim::Kept)
     }
 
@@ -205,6 +136,7 @@ impl Engine for EmbeddedEngine {
     }
 
     fn tag(&self, image: &EngineImage, name: &Reference) -> Result<(), Failure> {
+        let _lease = self.store.lease()?;
         self.diff_ids(image)?;
         self.store.name(name, image.id)
     }

@@ -23,8 +23,9 @@ pub(super) fn is_machine_root() -> bool {
     static IS: OnceLock<bool> = OnceLock::new();
     const SYS_ADMIN: u64 = 1 << 21;
     *IS.get_or_init(|| {
-        let all = std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| map.split_whitespace().eq(["0", "0", "4294967295"]));
-        all && capabilities() & SYS_ADMIN != 0
+        // the number that the first user namespace has (PROC_USER_INIT_INO); maps say nothing, as another may have the same
+        let first = std::fs::read_link("/proc/self/ns/user").is_ok_and(|link| link == Path::new("user:[4026531837]"));
+        first && capabilities() & SYS_ADMIN != 0
     })
 }
 

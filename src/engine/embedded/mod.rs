@@ -1,6 +1,7 @@
 //! The embedded engine: builds images and runs tests by itself, with the kernel's namespaces and overlayfs, and keeps what it made in a
 //! store of its own. No daemon.
 
+mod bring;
 mod build;
 mod engine;
 mod files;

@@ -320,6 +320,10 @@ impl<'a> Watch<'a> {
         loop {
             let bench = self.bench(self.context);
             let mut interest = if whole { self.roots() } else { Interest::default() };
+            if whole {
+                // it is large, and learned anew
+                self.reach = Reach::default();
+            }
             let state = bench.state_read_only()?;
             let result = self.planning(scope.clone()).evaluate(&bench, &state, |look| {
                 let owners = look.owners(bench.root());

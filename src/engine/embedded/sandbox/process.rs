@@ -61,6 +61,8 @@ fn prepare(program: &Program, spec: &Spec) -> Result<Vec<CString>, Step> {
     unsafe {
         // the parent kills by itself; this is for when it was killed
         checked(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL), "tie the process to igraph")?;
+        // the child's allocator does without, the program need not
+        checked(libc::prctl(libc::PR_SET_THP_DISABLE, 0, 0, 0, 0), "allow huge pages")?;
     }
     setsid().map_err(step("start a session"))?;
     // what a container has less of is not to be had
@@ -115,9 +117,10 @@ fn prepare(program: &Program, spec: &Spec) -> Result<Vec<CString>, Step> {
 /// The /proc of this process's own pid namespace, with what is nobody's business hidden.
 fn proc() -> Result<(), Step> {
     let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    if mount(Some("proc"), "/proc", Some("proc"), quiet, None::<&str>).is_err() {
-        // where parts of /proc are hidden, as in a container, no whole one may be mounted: what was bound there before must do
-        checked(if std::path::Path::new("/proc/self").exists() { 0 } else { -1 }, "mount /proc")?;
+    let mounted = mount(Some("proc"), "/proc", Some("proc"), quiet, None::<&str>);
+    // where parts of /proc are hidden, as in a container, no whole one may be mounted: what was bound there before must do
+    if mounted.is_err() && !std::path::Path::new("/proc/self").exists() {
+        mounted.map_err(step("mount /proc"))?;
     }
     MASKED.iter().for_each(|path| mask(path));
     FROZEN.iter().for_each(|path| freeze(path));

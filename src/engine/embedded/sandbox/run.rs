@@ -117,7 +117,15 @@ pub(super) fn try_out(runner: &Path, spec: &Spec) -> Result<Option<(String, i32)
 
 fn spawn(runner: &Path, socket: UnixStream) -> io::Result<Child> {
     let mut command = Command::new(runner);
-    command.arg(ARGUMENT).env_clear().stdin(OwnedFd::from(socket)).stdout(Stdio::piped()).stderr(Stdio::piped()).current_dir("/");
+    // a process that lives for moments has no use for huge pages, and would clear some at its start
+    command
+        .arg(ARGUMENT)
+        .env_clear()
+        .env("MIMALLOC_ALLOW_THP", "0")
+        .stdin(OwnedFd::from(socket))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .current_dir("/");
     command.spawn()
 }
 

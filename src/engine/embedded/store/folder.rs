@@ -137,6 +137,11 @@ impl Store {
         }
     }
 
+    /// A file without a name: it goes with this process.
+    pub fn scratch(&self) -> Result<File, Failure> {
+        tempfile::tempfile_in(self.root.join("work")).map_err(disk("a scratch file"))
+    }
+
     /// Writes a small file whole or not at all.
     pub(super) fn put(&self, path: &Path, bytes: &[u8]) -> Result<(), Failure> {
         let work = self.work()?;

@@ -1,8 +1,8 @@
-//! The layer compressor: gzip whose bytes depend on the content alone, not on read sizes, threads or memory. Knows no tar.
+//! The layer compressor: gzip or zstd whose bytes depend on the content alone, not on read sizes, threads or memory. Knows no tar.
 //!
-//! The input is cut every [`GZIP_MEMBER`] bytes and each piece becomes a gzip member of its own (RFC 1952, 2.2: members
-//! simply follow each other), compressed by libdeflate at one level, several at a time. Streaming encoders won't do: the
-//! bytes of flate2 depend on how much each `write` hands over.
+//! The input is cut every [`MEMBER`] bytes and each piece becomes a gzip member (RFC 1952, 2.2) or a zstd frame (RFC 8878, 3) of its
+//! own: both simply follow each other. Each is compressed at one level, several at a time. Streaming encoders won't do: the bytes of
+//! flate2 depend on how much each `write` hands over.
 
 use std::io::{Read, Write};
 
@@ -11,10 +11,12 @@ use rayon::iter::{IntoParallelRefMutIterator as _, ParallelIterator as _};
 use sha2::{Digest as _, Sha256};
 
 use crate::digest::Digest;
+use crate::image::Compression;
 
-/// Bytes of input per gzip member. Another value means other digests for the same layers.
-pub const GZIP_MEMBER: usize = 4 << 20;
-const LEVEL: i32 = 6;
+/// Bytes of input per gzip member or zstd frame. Another value means other digests for the same layers.
+pub const MEMBER: usize = 4 << 20;
+const GZIP_LEVEL: i32 = 6;
+const ZSTD_LEVEL: i32 = 3;
 /// Members in memory at a time, at most.
 const WIDEST: usize = 8;
 
@@ -29,42 +31,81 @@ pub struct Packed {
     pub size: u64,
 }
 
+enum Codec {
+    /// What is packed already, or is to stay as it is.
+    Plain,
+    Gzip(Compressor),
+    Zstd(zstd::bulk::Compressor<'static>),
+}
+
 struct Member {
-    compressor: Compressor,
+    codec: Codec,
     input: Vec<u8>,
     output: Vec<u8>,
     failed: bool,
 }
 
 impl Member {
-    fn new() -> std::io::Result<Self> {
-        let level = CompressionLvl::new(LEVEL).map_err(|_| std::io::Error::other("libdeflate has no such level"))?;
-        Ok(Self { compressor: Compressor::new(level), input: Vec::new(), output: Vec::new(), failed: false })
+    fn new(compression: Compression) -> std::io::Result<Self> {
+        let codec = match compression {
+            Compression::None => Codec::Plain,
+            Compression::Gzip => {
+                let level = CompressionLvl::new(GZIP_LEVEL).map_err(|_| std::io::Error::other("libdeflate has no such level"))?;
+                Codec::Gzip(Compressor::new(level))
+            }
+            Compression::Zstd => {
+                let mut compressor = zstd::bulk::Compressor::new(ZSTD_LEVEL)?;
+                compressor.include_checksum(false)?;
+                compressor.include_contentsize(true)?;
+                Codec::Zstd(compressor)
+            }
+        };
+        Ok(Self { codec, input: Vec::new(), output: Vec::new(), failed: false })
     }
 
-    /// Reads a whole member's input, or what is left; says whether there may be more.
+    /// Reads a whole piece's input, or what is left; says whether there may be more.
     fn fill(&mut self, reader: &mut dyn Read) -> std::io::Result<bool> {
         self.input.clear();
-        reader.take(GZIP_MEMBER as u64).read_to_end(&mut self.input)?;
-        Ok(self.input.len() == GZIP_MEMBER)
+        reader.take(MEMBER as u64).read_to_end(&mut self.input)?;
+        Ok(self.input.len() == MEMBER)
     }
 
     fn compress(&mut self) {
-        self.output.resize(self.compressor.gzip_compress_bound(self.input.len()), 0);
-        match self.compressor.gzip_compress(&self.input, &mut self.output) {
-            Ok(length) => self.output.truncate(length),
-            Err(_) => self.failed = true,
+        match &mut self.codec {
+            Codec::Plain => std::mem::swap(&mut self.input, &mut self.output),
+            Codec::Gzip(compressor) => {
+                self.output.resize(compressor.gzip_compress_bound(self.input.len()), 0);
+                match compressor.gzip_compress(&self.input, &mut self.output) {
+                    Ok(length) => self.output.truncate(length),
+                    Err(_) => self.failed = true,
+                }
+            }
+            Codec::Zstd(compressor) => {
+                self.output.resize(zstd::zstd_safe::compress_bound(self.input.len()), 0);
+                match compressor.compress_to_buffer(&self.input, &mut self.output) {
+                    Ok(length) => self.output.truncate(length),
+                    Err(_) => self.failed = true,
+                }
+            }
         }
     }
+}
+
+/// [`pack_as`] with gzip, which every registry and engine reads.
+///
+/// # Errors
+/// Of reader and writer.
+pub fn pack(reader: &mut dyn Read, writer: &mut dyn Write) -> std::io::Result<Packed> {
+    pack_as(Compression::Gzip, reader, writer)
 }
 
 /// Packs what `reader` gives into `writer`. Holds a few members in memory, however long the input.
 ///
 /// # Errors
 /// Of reader and writer.
-pub fn pack(reader: &mut dyn Read, writer: &mut dyn Write) -> std::io::Result<Packed> {
+pub fn pack_as(compression: Compression, reader: &mut dyn Read, writer: &mut dyn Write) -> std::io::Result<Packed> {
     let width = rayon::current_num_threads().clamp(1, WIDEST);
-    let mut members = (0..width).map(|_| Member::new()).collect::<std::io::Result<Vec<_>>>()?;
+    let mut members = (0..width).map(|_| Member::new(compression)).collect::<std::io::Result<Vec<_>>>()?;
     let (mut plain, mut packed, mut size) = (Sha256::new(), Sha256::new(), 0);
     let mut more = true;
     while more {
@@ -82,7 +123,7 @@ pub fn pack(reader: &mut dyn Read, writer: &mut dyn Write) -> std::io::Result<Pa
         members[..filled].par_iter_mut().for_each(Member::compress);
         for member in &members[..filled] {
             if member.failed {
-                return Err(std::io::Error::other("libdeflate found its own bound too small"));
+                return Err(std::io::Error::other("a compressor found its own bound too small"));
             }
             packed.update(&member.output);
             writer.write_all(&member.output)?;
@@ -124,15 +165,36 @@ mod tests {
     }
 
     fn packed(bytes: &[u8], step: usize, threads: usize) -> (Packed, Vec<u8>) {
+        packed_as(Compression::Gzip, bytes, step, threads)
+    }
+
+    fn packed_as(compression: Compression, bytes: &[u8], step: usize, threads: usize) -> (Packed, Vec<u8>) {
         let mut out = Vec::new();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let found = pool.install(|| pack(&mut Trickle(bytes, step), &mut out)).unwrap();
+        let found = pool.install(|| pack_as(compression, &mut Trickle(bytes, step), &mut out)).unwrap();
         (found, out)
     }
 
     #[test]
+    fn zstd_depends_on_nothing_but_the_content_and_is_read_back() {
+        for length in [0, 1, MEMBER - 1, MEMBER, 2 * MEMBER + 12_345] {
+            let bytes = content(length);
+            let (first, out) = packed_as(Compression::Zstd, &bytes, usize::MAX, 1);
+            for (step, threads) in [(65_537, 2), (7_777, 9)] {
+                assert_eq!(packed_as(Compression::Zstd, &bytes, step, threads).0, first, "{step} bytes a read, {threads} threads");
+            }
+            assert_eq!((first.diff_id, first.digest, first.size), (Digest::of(&bytes), Digest::of(&out), out.len() as u64));
+            assert!(zstd::stream::decode_all(out.as_slice()).unwrap() == bytes, "{length} bytes");
+            let (plain, out) = packed_as(Compression::None, &bytes, 7_777, 2);
+            assert!(out == bytes && plain.digest == plain.diff_id);
+        }
+        let known = content(MEMBER + 1);
+        insta::assert_snapshot!(packed_as(Compression::Zstd, &known, usize::MAX, 2).0.digest, @"sha256:49f347c9d31de19728f913c30c2a9451c4536371f629a6e727fad76a44d11ba5");
+    }
+
+    #[test]
     fn bytes_depend_on_nothing_but_the_content() {
-        let bytes = content(2 * GZIP_MEMBER + 12_345);
+        let bytes = content(2 * MEMBER + 12_345);
         let (first, _) = packed(&bytes, usize::MAX, 1);
         for (step, threads) in [(4096, 1), (65_537, 2), (usize::MAX, 2), (1 << 20, 5), (7_777, 9)] {
             assert_eq!(packed(&bytes, step, threads).0, first, "{step} bytes a read, {threads} threads");
@@ -143,7 +205,7 @@ mod tests {
     #[test]
     fn digests_are_pinned() {
         // another libdeflate may write other bytes: then this is a change of every layer pushed, and worth a decision
-        let digests: Vec<String> = [0, 1, GZIP_MEMBER, GZIP_MEMBER + 1]
+        let digests: Vec<String> = [0, 1, MEMBER, MEMBER + 1]
             .iter()
             .map(|length| packed(&content(*length), usize::MAX, 2).0)
             .map(|found| format!("{} {}", found.digest, found.size))
@@ -158,14 +220,14 @@ mod tests {
 
     #[test]
     fn readers_of_gzip_read_it() {
-        for length in [0, 1, GZIP_MEMBER - 1, GZIP_MEMBER, GZIP_MEMBER + 1, 2 * GZIP_MEMBER] {
+        for length in [0, 1, MEMBER - 1, MEMBER, MEMBER + 1, 2 * MEMBER] {
             let bytes = content(length);
             let (found, out) = packed(&bytes, usize::MAX, 2);
             assert_eq!((found.digest, found.size), (Digest::of(&out), out.len() as u64));
             let mut back = Vec::new();
             flate2::read::MultiGzDecoder::new(out.as_slice()).read_to_end(&mut back).unwrap();
             assert!(back == bytes, "{length} bytes");
-            let members = length.div_ceil(GZIP_MEMBER).max(1);
+            let members = length.div_ceil(MEMBER).max(1);
             let headers = out.windows(10).filter(|window| *window == &out[..10]).count();
             assert_eq!(headers, members, "{length} bytes");
         }
