@@ -244,8 +244,16 @@ impl Disk {
         let ended = unsafe { libc::ioctl(folder.as_raw_fd(), SHUTDOWN, &raw const without_flush) };
         assert_eq!(ended, 0, "{}", std::io::Error::last_os_error());
         drop(folder);
-        self.unmount();
-        assert!(self.mounted());
+        // what a killed step has mounted of it goes a moment later, and until then it is the same dead file system
+        for _ in 0..100 {
+            self.unmount();
+            assert!(self.mounted());
+            if std::fs::write(self.mount.join("alive"), "").is_ok() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("{} does not come back", self.mount.display());
     }
 
     fn unmount(&self) {
