@@ -51,17 +51,24 @@ impl Dockerd {
 
     /// A fresh daemon.
     pub fn start() -> Result<Self, String> {
-        Self::start_in_namespace(r#"exec dockerd "$@" </dev/null"#, Stdio::null(), &[])
+        Self::spawn(&["--net"], r#"exec dockerd "$@" </dev/null"#, Stdio::null(), &[])
+    }
+
+    /// A fresh daemon in the network of this process, so that it reaches registries here: for benches. It removes the `docker0` of
+    /// another daemon that runs here.
+    pub fn start_here() -> Result<Self, String> {
+        Self::spawn(&[], r#"exec dockerd "$@" </dev/null"#, Stdio::null(), &[])
     }
 
     /// A daemon that listens here too, with more arguments.
     pub fn start_at(listener: TcpListener, arguments: &[String]) -> Result<Self, String> {
         // as systemd hands a socket over; it stays one of this network
         let script = r#"export LISTEN_PID=$$ LISTEN_FDS=1; exec dockerd -H fd:// "$@" 3<&0 </dev/null"#;
-        Self::start_in_namespace(script, OwnedFd::from(listener).into(), arguments)
+        Self::spawn(&["--net"], script, OwnedFd::from(listener).into(), arguments)
     }
 
-    fn start_in_namespace(script: &str, input: Stdio, arguments: &[String]) -> Result<Self, String> {
+    /// `namespaces` are options of `unshare`.
+    fn spawn(namespaces: &[&str], script: &str, input: Stdio, arguments: &[String]) -> Result<Self, String> {
         if !nix::unistd::geteuid().is_root() {
             return Err("a Docker daemon needs root".into());
         }
@@ -71,7 +78,8 @@ impl Dockerd {
         let log = std::fs::File::create(path.join("log")).map_err(|error| error.to_string())?;
         let errors = log.try_clone().map_err(|error| error.to_string())?;
         let child = Command::new("unshare")
-            .args(["--net", "sh", "-c", script, "sh", "--data-root"])
+            .args(namespaces)
+            .args(["sh", "-c", script, "sh", "--data-root"])
             .arg(path.join("data"))
             .arg("--exec-root")
             .arg(path.join("exec"))

@@ -18,7 +18,7 @@ pub fn skip(test: &str, why: &str) {
 
 // each test file uses a part
 const _: () = {
-    let _ = (Dockerd::shared, Dockerd::start, Dockerd::start_at, Dockerd::socket, Dockerd::url, Dockerd::log);
+    let _ = (Dockerd::shared, Dockerd::start, Dockerd::start_at, Dockerd::start_here, Dockerd::socket, Dockerd::url, Dockerd::log);
     let _ = (RootfsImage::of_layers, RootfsImage::with_shell, RootfsImage::of_parts, RootfsImage::layer_bytes);
     let _ = (OrdinaryUser::new, OrdinaryUser::home, OrdinaryUser::own, OrdinaryUser::program, OrdinaryUser::command);
     let _ = skip;
