@@ -114,7 +114,11 @@ fn measure(options: &Options) -> Result<()> {
     for &images in &options.sizes {
         let world = World::new(&home.join(images.to_string()), images).map_err(|error| error.to_string())?;
         println!("\n{images} images, {images} tests, {} packages", world.catalogue.tests.len());
-        run(&mut world.command(&["test", "//..."]))?;
+        let watching = Watching::start(&mut world.command(&["test", "//...", "--watch"]))?;
+        watching.until("watching")?;
+        let (now, peak) = watching.memory();
+        println!("  {:<44} {now:>9.1} MiB, {peak:.1} at most", "memory when it has built and tested all first");
+        drop(watching);
         let plans: Result<Vec<Cost>> = (0..3).map(|_| run(&mut world.command(&["test", "//...", "-n"]))).collect();
         let plan = medians(&plans?);
         let peak = plan.peak_kib as f64 / 1024.0;
