@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::attempts::{self, Attempts, Terms, disk_failure, record_failure};
-use super::builds::{Recorded, ended, record};
+use super::builds::{Recorded, ended, unrecorded};
 use super::probes;
 use super::world::{Job, JobEnd, World};
 use crate::digest::{Digest, ImageId, Key};
@@ -202,11 +202,10 @@ fn finish_local(
         ..Facts::default()
     });
     let image = made.map(|(image, ..)| image.clone());
-    let recorded = record(world, index, NodeKind::Base, Recorded { key, components, image: image.clone(), job, attempts, facts });
-    let end = match (&attempts.result, recorded, image) {
-        (Err(failure), ..) => JobEnd::failed(failure.clone()),
-        (_, Err(failure), _) => JobEnd::failed(failure),
-        (_, _, Some(image)) => JobEnd::done(
+    let record = unrecorded(world, index, NodeKind::Base, Recorded { key, components, image: image.clone(), job, attempts, facts });
+    let end = match (&attempts.result, image) {
+        (Err(failure), _) => JobEnd::failed(failure.clone()),
+        (_, Some(image)) => JobEnd::done(
             Outcome::Succeeded { image: Some(image.id), changed: true },
             Some(Value::Base {
                 content: image.id.to_string(),
@@ -215,9 +214,9 @@ fn finish_local(
                 stand_in: matches!(base.source, BaseSource::StandIn(_)),
             }),
         ),
-        (_, _, None) => JobEnd::failed(Failure::infra("a base without an image")),
+        (_, None) => JobEnd::failed(Failure::infra("a base without an image")),
     };
-    ended(end, job, attempts)
+    ended(JobEnd { record, ..end }, job, attempts)
 }
 
 type Texts = std::collections::BTreeMap<std::sync::Arc<str>, std::sync::Arc<str>>;
