@@ -68,7 +68,9 @@ fn on_copy(host: &Host, spec: &Spec, upper: &Path, attempt: &Attempt<'_>, listen
     let copying = |error| disk("copying the layers")(error);
     let absolute = |folders: &[String]| View::new(folders.iter().map(|folder| spec.layers.join(folder)).collect());
     let view = absolute(&spec.lower);
-    let root = spec.layers.join(&spec.merged).canonicalize().map_err(copying)?;
+    let root = spec.layers.join(&spec.merged);
+    std::fs::create_dir(&root).map_err(copying)?;
+    let root = root.canonicalize().map_err(copying)?;
     copies::copy(&view, &root).map_err(copying)?;
     let copied = copies::Copied::remember(&root).map_err(copying)?;
     let mut spec = Spec { root: host.root, ..spec.clone() };
