@@ -34,8 +34,14 @@ fn engine(test: &str, folder: &tempfile::TempDir) -> Option<EmbeddedEngine> {
     let store = folder.path().join("store");
     let environment = Arc::new(|_: &str| None);
     Some(
-        EmbeddedEngine::open(EmbeddedOptions { store, runner: env!("CARGO_BIN_EXE_igraph").into(), owner: "t".into(), environment })
-            .unwrap(),
+        EmbeddedEngine::open(EmbeddedOptions {
+            store,
+            runner: env!("CARGO_BIN_EXE_igraph").into(),
+            owner: "t".into(),
+            environment,
+            afresh: false,
+        })
+        .unwrap(),
     )
 }
 

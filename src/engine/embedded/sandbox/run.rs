@@ -57,10 +57,11 @@ pub(in crate::engine::embedded) fn run(
     attempt: &Attempt<'_>,
     listener: &mut dyn Listener,
 ) -> Result<Ran, Failure> {
-    if host.root == Root::Overlay {
-        return start(&host.runner, spec, upper, attempt, listener);
-    }
-    on_copy(host, spec, upper, attempt, listener)
+    let ran = match host.root {
+        Root::Overlay => start(&host.runner, spec, upper, attempt, listener),
+        Root::Copied | Root::Chroot => on_copy(host, spec, upper, attempt, listener),
+    };
+    ran.inspect_err(|_| host.forget())
 }
 
 /// Runs a sandbox on a copy of its layers. What it changes comes to the upper folder as if overlayfs had been there.
