@@ -12,7 +12,7 @@ use super::refuse;
 use super::sandbox::{Host, Root};
 use super::store::{Claim, Store};
 use super::{bring, build, tests};
-use crate::digest::{Digest, ImageId};
+use crate::digest::{Digest, ImageId, Key};
 use crate::dockerfile::{Dockerfile, Resolved};
 use crate::engine::{Advice, Attempt, BuildRequest, Collected, Engine, EngineIdentity, ExportSink, Limits, TestRequest};
 use crate::failure::Failure;
@@ -128,6 +128,14 @@ impl Engine for EmbeddedEngine {
         }
         bring::layers(&self.store, source, &diff_ids, attempt)?;
         self.store.keep(source.config(), Claim::Kept)
+    }
+
+    fn remembered(&self, key: &Key) -> Option<Digest> {
+        self.store.cached(&build::rootfs_key(key), &[]).flatten()
+    }
+
+    fn remember(&self, key: &Key, layer: Digest) {
+        let _ = self.store.cache(&build::rootfs_key(key), Some(layer));
     }
 
     fn config(&self, image: &EngineImage) -> Result<ImageConfig, Failure> {
