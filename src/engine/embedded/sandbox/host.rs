@@ -168,7 +168,8 @@ fn explain(root: Root, what: &str, errno: i32, store: &Path) -> Advice {
 }
 
 fn form_of(store: &Path) -> Option<String> {
-    std::fs::read_to_string(store.join(FORM)).ok().map(|text| text.trim().to_owned())
+    // an empty one was made a moment before the power failed
+    std::fs::read_to_string(store.join(FORM)).ok().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
 }
 
 /// Layers that were unpacked for one way are wrong for another: marks and owners differ.

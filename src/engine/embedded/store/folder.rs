@@ -76,6 +76,8 @@ impl Store {
         let version = root.join("version");
         match std::fs::read_to_string(&version) {
             Ok(text) if text == VERSION => {}
+            // made a moment before the power failed
+            Ok(text) if text.is_empty() => std::fs::write(&version, VERSION).map_err(cannot)?,
             Ok(text) => {
                 let message = format!("the store `{}` has version {}, this igraph reads {}", root.display(), text.trim(), VERSION.trim());
                 return Err(Failure::infra(message).retry(Retry::Never).hint("remove the folder, or say another one with IGRAPH_STORE"));
@@ -287,6 +289,18 @@ mod tests {
         }
         store.keep(config, Claim::Kept).unwrap();
         assert_eq!(turns(&store), (5, 5));
+    }
+
+    #[test]
+    fn a_store_that_lost_its_version_with_the_power_is_a_new_one() {
+        let folder = tempfile::tempdir().unwrap();
+        for text in ["", VERSION] {
+            std::fs::write(folder.path().join("version"), text).unwrap();
+            drop(Store::open(folder.path(), "one").unwrap());
+            assert_eq!(std::fs::read_to_string(folder.path().join("version")).unwrap(), VERSION);
+        }
+        std::fs::write(folder.path().join("version"), "2\n").unwrap();
+        assert!(Store::open(folder.path(), "one").is_err());
     }
 
     #[test]
