@@ -323,6 +323,7 @@ fn start(world: &World, rounds: usize) -> Result<()> {
         runner: env!("CARGO_BIN_EXE_igraph").into(),
         owner: "bench".into(),
         environment: std::sync::Arc::new(|_: &str| None),
+        afresh: false,
     };
     let shown = |failure: igraph::failure::Failure| failure.message;
     let engine = EmbeddedEngine::open(options).map_err(shown)?;

@@ -3,20 +3,21 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use igraph::cancel::Cancel;
-use igraph::digest::Digest;
+use igraph::digest::{Digest, Key};
 use igraph::engine::embedded::{EmbeddedEngine, EmbeddedOptions};
-use igraph::engine::{Attempt, Engine, Output};
+use igraph::engine::{Attempt, Engine, Limits, Output};
 use igraph::event::Stream;
 use igraph::failure::Failure;
 use igraph::image::{Compression, ImageSource, LayerBlob};
 use igraph::registry::pack_as;
-use support::daemonless::Daemonless;
+use support::daemonless::{Daemonless, ended};
 use support::{RootfsImage, skip};
 
 struct Silent;
@@ -34,8 +35,14 @@ fn engine(test: &str, folder: &tempfile::TempDir) -> Option<EmbeddedEngine> {
     let store = folder.path().join("store");
     let environment = Arc::new(|_: &str| None);
     Some(
-        EmbeddedEngine::open(EmbeddedOptions { store, runner: env!("CARGO_BIN_EXE_igraph").into(), owner: "t".into(), environment })
-            .unwrap(),
+        EmbeddedEngine::open(EmbeddedOptions {
+            store,
+            runner: env!("CARGO_BIN_EXE_igraph").into(),
+            owner: "t".into(),
+            environment,
+            afresh: false,
+        })
+        .unwrap(),
     )
 }
 
@@ -145,6 +152,46 @@ fn a_layer_that_is_not_what_the_config_says_ends_it() {
     let (wanted, came) = (source.layers[1].diff_id, Digest::of(&layer("which", b"another")));
     assert_eq!(failure.message, format!("layer {} came as {}", wanted.short(), came.short()));
     assert_eq!(engine.find(source.image_id()).unwrap(), None);
+}
+
+#[test]
+fn a_root_file_system_is_remembered_as_long_as_its_layer_is_here() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(engine) = engine("a_root_file_system_is_remembered", &folder) else { return };
+    let source = Slow::new(&[layer("which", b"it")], &[Compression::None], 1);
+    let (key, other) = (Key::from_bytes([1; 32]), Key::from_bytes([2; 32]));
+    let diff_id = source.layers[0].diff_id;
+    engine.remember(&key, diff_id);
+    assert_eq!(engine.remembered(&key), None, "it was measured, and not brought in");
+    let cancel = Cancel::new();
+    let attempt = Attempt { cancel: &cancel, output: &Silent, timeout: None };
+    engine.load(&source, &igraph::platform::Platform::host(), "x", &attempt).unwrap();
+    assert_eq!((engine.remembered(&key), engine.remembered(&other)), (Some(diff_id), None));
+    engine.collect(&BTreeSet::new(), &Limits { size: Some(0), ..Limits::default() }, false).unwrap();
+    assert_eq!((engine.remembered(&key), engine.find(source.image_id()).unwrap()), (None, None));
+}
+
+/// Records are gone, the store stays: what comes out is the same, and another tar is another base.
+#[test]
+fn without_records_a_base_is_still_what_its_tar_is() {
+    let Some(world) = Daemonless::new("without_records_a_base") else { return };
+    let store = world.path("store");
+    let id = || {
+        let mut command = world.command("build --show-output //app:1");
+        command.env("IGRAPH_STORE", &store);
+        let out = ended(command).with(0).out;
+        std::fs::remove_dir_all(world.path("w/igraph-out")).unwrap();
+        out
+    };
+    let ids = [id(), id(), id()];
+    assert!(ids.iter().all(|id| *id == ids[0] && id.contains("sha256:")), "{ids:?}");
+    let tar = world.path("w/images/base/shell.tar");
+    let plain = std::fs::read(&tar).unwrap();
+    std::fs::write(&tar, [plain.as_slice(), &[0; 1024]].concat()).unwrap();
+    let others = [id(), id()];
+    assert!(others[0] == others[1] && others[0] != ids[0], "{others:?}");
+    std::fs::write(&tar, plain).unwrap();
+    assert_eq!(id(), ids[0]);
 }
 
 #[test]

@@ -162,6 +162,15 @@ pub trait Engine: Send + Sync {
     /// Brings an image in, if it is not there already. `slug` names it for people.
     fn load(&self, source: &dyn ImageSource, platform: &Platform, slug: &str, attempt: &Attempt<'_>) -> Result<EngineImage, Failure>;
 
+    /// The layer that a root file system with this key was found to be, where the engine was told and holds it: measuring it again is
+    /// work that a cache saves, as with instructions.
+    fn remembered(&self, _: &Key) -> Option<Digest> {
+        None
+    }
+
+    /// Tells which layer a root file system with this key is. What can't be kept is measured again.
+    fn remember(&self, _: &Key, _layer: Digest) {}
+
     /// The config of an image it holds.
     fn config(&self, image: &EngineImage) -> Result<ImageConfig, Failure>;
 

@@ -8,6 +8,7 @@ mod materials;
 mod names;
 mod probes;
 pub mod queue;
+mod recording;
 pub mod retry;
 mod run;
 mod spool;

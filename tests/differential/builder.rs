@@ -114,6 +114,7 @@ impl World {
             runner: env!("CARGO_BIN_EXE_igraph").into(),
             owner: "differential".into(),
             environment: Arc::new(|_| None),
+            afresh: false,
         };
         let engine = EmbeddedEngine::open(options).unwrap();
         let source = RootfsImage::of_parts(fixture::base_config(), vec![fixture::base_layer().to_vec()]);

@@ -12,7 +12,7 @@ use super::refuse;
 use super::sandbox::{Host, Root};
 use super::store::{Claim, Store};
 use super::{bring, build, tests};
-use crate::digest::{Digest, ImageId};
+use crate::digest::{Digest, ImageId, Key};
 use crate::dockerfile::{Dockerfile, Resolved};
 use crate::engine::{Advice, Attempt, BuildRequest, Collected, Engine, EngineIdentity, ExportSink, Limits, TestRequest};
 use crate::failure::Failure;
@@ -34,6 +34,8 @@ pub struct EmbeddedOptions {
     pub owner: String,
     /// Where secrets from the environment come from.
     pub environment: Environment,
+    /// Find out what works here, whatever is remembered of it.
+    pub afresh: bool,
 }
 
 /// The embedded engine behind the seam.
@@ -52,13 +54,18 @@ impl EmbeddedEngine {
     /// # Errors
     /// Infra, never retried, where the store can't be used, or this process may not make namespaces and mounts.
     pub fn open(options: EmbeddedOptions) -> Result<Self, Failure> {
-        let EmbeddedOptions { store, runner, owner, environment } = options;
+        let EmbeddedOptions { store, runner, owner, environment, afresh } = options;
         let store = Store::open(&store, &owner)?;
-        // who opens the store at the same time clears what nobody uses
-        let lease = store.lease()?;
-        let work = store.work()?;
-        let host = Host::find(runner, store.root(), work.path())?;
-        drop((work, lease));
+        let remembered = if afresh { None } else { Host::remembered(&runner, store.root())? };
+        let host = match remembered {
+            Some(host) => host,
+            None => {
+                // who opens the store at the same time clears what nobody uses
+                let _lease = store.lease()?;
+                let work = store.work()?;
+                Host::find(runner, store.root(), work.path())?
+            }
+        };
         Ok(Self { store, host, environment })
     }
 
@@ -121,6 +128,14 @@ impl Engine for EmbeddedEngine {
         }
         bring::layers(&self.store, source, &diff_ids, attempt)?;
         self.store.keep(source.config(), Claim::Kept)
+    }
+
+    fn remembered(&self, key: &Key) -> Option<Digest> {
+        self.store.cached(&build::rootfs_key(key), &[]).flatten()
+    }
+
+    fn remember(&self, key: &Key, layer: Digest) {
+        let _ = self.store.cache(&build::rootfs_key(key), Some(layer));
     }
 
     fn config(&self, image: &EngineImage) -> Result<ImageConfig, Failure> {

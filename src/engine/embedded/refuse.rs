@@ -9,14 +9,13 @@ const WAY_OUT: &str = "build it with `--engine docker`, or write it without";
 /// One problem for each thing that it lacks, at the place of its first use.
 pub(super) fn refusals(dockerfile: &Dockerfile, resolved: &Resolved, by_chroot: bool) -> Vec<Problem> {
     let mut problems = Vec::new();
-    let git_is_here = super::build::git_is_here();
     for (feature, span) in &resolved.features {
         let (what, hint) = match feature {
             Feature::CustomFrontend(name) => (
                 format!("the frontend `{name}` can't be run by the embedded engine"),
                 "only `docker/dockerfile:1` is read; drop the `# syntax` line, or build the file elsewhere",
             ),
-            Feature::AddGit if !git_is_here => {
+            Feature::AddGit if !super::build::git_is_here() => {
                 ("ADD of a Git repository takes the program `git`, which is not here".into(), "install it: `apt-get install git`")
             }
             Feature::RunDevice => ("RUN `--device` is not done by the embedded engine".into(), "leave the flag out"),

@@ -94,8 +94,18 @@ impl RootfsTar {
         if !is_tar {
             return Err(problem("it is no tar"));
         }
+        let config = Self::config_of(diff_id, platform, epoch).map_err(|error| problem(&error.to_string()))?;
+        let layer = LayerBlob { diff_id, digest: outer.digest(), size: outer.length, compression };
+        Ok(Self { path: path.to_owned(), config, layers: [layer] })
+    }
+
+    /// The config of a root filesystem whose tar has this digest.
+    ///
+    /// # Errors
+    /// None that is known: writing JSON to memory.
+    pub fn config_of(diff_id: Digest, platform: &Platform, epoch: i64) -> serde_json::Result<Vec<u8>> {
         let created = Timestamp(epoch.saturating_mul(1000)).to_rfc3339();
-        let config = Config {
+        serde_json::to_vec(&Config {
             created: &created,
             architecture: platform.architecture(),
             variant: platform.variant(),
@@ -103,14 +113,9 @@ impl RootfsTar {
             config: RunConfig { env: [DEFAULT_PATH] },
             rootfs: RootFs { r#type: "layers", diff_ids: [diff_id] },
             history: [History { created: &created, created_by: "igraph rootfs" }],
-        };
-        let config = serde_json::to_vec(&config).map_err(|error| problem(&error.to_string()))?;
-        let layer = LayerBlob { diff_id, digest: outer.digest(), size: outer.length, compression };
-        Ok(Self { path: path.to_owned(), config, layers: [layer] })
+        })
     }
-}
 
-impl RootfsTar {
     /// The same bytes, which now lie at `path`.
     pub fn moved(self, path: PathBuf) -> Self {
         Self { path, ..self }

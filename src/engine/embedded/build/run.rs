@@ -95,11 +95,12 @@ pub(in crate::engine::embedded) fn lent() -> Vec<sandbox::Mount> {
 /// The folders of a sandbox within `work`, whose upper folder is there already.
 pub(in crate::engine::embedded) fn spec(layers: std::path::PathBuf, mut lower: Vec<String>, work: &Work) -> Result<Spec, Failure> {
     let name = work.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
-    for folder in ["work", "merged", "memory", "empty"] {
-        std::fs::create_dir(work.path().join(folder)).map_err(disk("a sandbox"))?;
-    }
+    let make = |folder: &str| std::fs::create_dir(work.path().join(folder)).map_err(disk("a sandbox"));
     let folder = |folder: &str| format!("../work/{name}/{folder}");
+    make("work")?;
+    make("memory")?;
     if lower.is_empty() {
+        make("empty")?;
         lower.push(folder("empty"));
     }
     Ok(Spec {

@@ -39,15 +39,22 @@ pub(super) const LINKS: [(&str, &str); 6] = [
 pub(super) fn mount_all(spec: &Spec) -> Result<Vec<PathBuf>, Broken> {
     mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).map_err(broken("make mounts private"))?;
     nix::unistd::chdir(&spec.layers).map_err(broken("enter the store"))?;
-    match spec.root {
-        Root::Overlay => overlay(&spec.lower, Some((&spec.upper, &spec.work)), Path::new(&spec.merged))?,
-        Root::Copied | Root::Chroot => {
-            mount(Some(spec.merged.as_str()), spec.merged.as_str(), NONE, MsFlags::MS_BIND, NONE).map_err(broken("bind the root"))?;
-        }
-    }
     mount(Some("memory"), spec.memory.as_str(), Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=0700"))
         .map_err(broken("mount memory"))?;
-    let mut inside = Inside::open_root(Path::new(&spec.merged))?;
+    let root = match spec.root {
+        Root::Overlay => {
+            // a folder that no disk has to make and to remove
+            let root = Path::new(&spec.memory).join("root");
+            std::fs::create_dir(&root).map_err(broken("make the root"))?;
+            overlay(&spec.lower, Some((&spec.upper, &spec.work)), &root)?;
+            root
+        }
+        Root::Copied | Root::Chroot => {
+            mount(Some(spec.merged.as_str()), spec.merged.as_str(), NONE, MsFlags::MS_BIND, NONE).map_err(broken("bind the root"))?;
+            PathBuf::from(&spec.merged)
+        }
+    };
+    let mut inside = Inside::open_root(&root)?;
     let proc = inside.target(Path::new("/proc"), true)?;
     if !files::is_machine_root() {
         // within a user namespace a new /proc may be mounted only beside one that shows as much

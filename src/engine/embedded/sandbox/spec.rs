@@ -34,7 +34,7 @@ pub(in crate::engine::embedded) struct Spec {
     pub upper: String,
     /// overlayfs's own, empty, beside `upper`.
     pub work: String,
-    /// An empty folder where the root is put together.
+    /// Where a copy of the layers is put together; made when there is one.
     pub merged: String,
     /// An empty folder for what must not reach a disk.
     pub memory: String,
