@@ -29,8 +29,10 @@ impl Servers {
         let folder = tempfile::tempdir().unwrap();
         repository(&folder.path().join("repo.git"));
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let daemon = Command::new("git")
-            .args(["daemon", "--reuseaddr", "--export-all", "--listen=127.0.0.1"])
+        // `git daemon` would be its parent, and die alone
+        let programs = Command::new("git").arg("--exec-path").output().expect("git, of scripts/setup test").stdout;
+        let daemon = Command::new(Path::new(String::from_utf8(programs).unwrap().trim()).join("git-daemon"))
+            .args(["--reuseaddr", "--export-all", "--listen=127.0.0.1"])
             .arg(format!("--port={port}"))
             .arg(format!("--base-path={}", folder.path().display()))
             .stdout(Stdio::null())
