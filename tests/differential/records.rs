@@ -1,5 +1,6 @@
 //! What came out of a case, as text: from a builder, or from a record. A record is one file for each builder, of sections
 //! `=== name`, the first line `ok` or `failed`, then the image: its config where it differs from the base's, its files likewise.
+//! Lines `# …` before the first say why, in what was written by hand.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -87,7 +88,10 @@ pub fn load(by: By) -> Record {
     let sections = text.split("\n=== ").skip(1);
     let section = |section: &str| {
         let (name, rest) = section.split_once('\n').unwrap_or((section, ""));
-        let rest = rest.trim_end_matches('\n');
+        let mut rest = rest.trim_end_matches('\n');
+        while let Some((_, next)) = rest.strip_prefix("# ").and_then(|rest| rest.split_once('\n')) {
+            rest = next;
+        }
         let outcome = match rest.strip_prefix("failed ") {
             Some(message) => Outcome::Failed(message.into()),
             None => Outcome::Built(rest.lines().skip(1).map(str::to_owned).collect()),
