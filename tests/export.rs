@@ -136,3 +136,21 @@ fn a_docker_engine_takes_it_under_its_names() {
     export("build //app:1").with(0).says("nothing to do");
     export("export //app:1 docker:unix:///nowhere").with(10).says("no Docker daemon");
 }
+
+/// The kernel marks only the topmost of the folders that are made where others were removed.
+#[test]
+fn what_was_in_folders_that_were_made_anew_is_gone() {
+    let Some(world) = Daemonless::new("folders_made_anew") else { return };
+    world.write(
+        "w/images/app/Dockerfile",
+        "FROM shell:1\nRUN mkdir -p /a/b/c && echo low > /a/b/c/d && echo low > /a/b/e\n\
+         RUN rm -rf /a && mkdir -p /a/b/c && echo new > /a/b/c/f\n",
+    );
+    world.igraph("build //app:1").with(0);
+    world.igraph("export //app:1 oci:../out").with(0);
+    let layout = OciLayout::open(&world.path("out"), &"linux/amd64".parse().unwrap()).unwrap();
+    let last = layout.layers().len() - 1;
+    let mut layer = tar::Archive::new(flate2::read::GzDecoder::new(layout.open_layer(last).unwrap()));
+    let names: Vec<String> = layer.entries().unwrap().map(|entry| entry.unwrap().path().unwrap().display().to_string()).collect();
+    assert_eq!(names, ["a/", "a/b/", "a/b/c/", "a/b/c/.wh.d", "a/b/c/f", "a/b/.wh.e"]);
+}

@@ -125,13 +125,13 @@ fn assemble(source: &Arc<Source>, directives: Directives, instructions: Vec<Inst
                         );
                     }
                 }
-                stages.push(Stage { span: instruction.span.clone(), from: instruction, image, instructions: Vec::new() });
+                stages.push(Stage { span: instruction.span.clone(), from: Arc::new(instruction), image, instructions: Vec::new() });
             }
             (_, Some(stage)) => {
                 stage.span.end = instruction.span.end;
-                stage.instructions.push(instruction);
+                stage.instructions.push(Arc::new(instruction));
             }
-            (Command::Arg(_), None) => global_args.push(instruction),
+            (Command::Arg(_), None) => global_args.push(Arc::new(instruction)),
             (_, None) => {
                 // one is enough: the rest before FROM has the same cause
                 if !told {

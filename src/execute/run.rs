@@ -236,6 +236,7 @@ impl Loop<'_, '_> {
         if let Some(value) = &end.value {
             self.values.write().unwrap_or_else(PoisonError::into_inner).insert(index, value.clone());
             self.world.planner.regained(index);
+            self.world.planner.let_go(index);
         }
         if end.disk_full() || (self.world.options.fail_fast && end.is_failure()) {
             self.draining = true;

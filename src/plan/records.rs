@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::past::{LockedBase, NameScope, Past, PastName, PastResult};
 use crate::component::Component;
-use crate::digest::{ImageId, Key};
+use crate::digest::{Digest, ImageId, Key};
 use crate::failure::FailureClass;
 use crate::graph::KnownConfigs;
 use crate::image::ImageConfig;
@@ -13,18 +13,28 @@ use crate::keys;
 use crate::label::{Label, NodeLabel};
 use crate::lock::LockFile;
 use crate::platform::Platform;
-use crate::record::{RecordError, State, Summary};
+use crate::record::{RecordError, State, StoredConfig, Summary, node_key};
 use crate::reference::Reference;
 
 /// What was last known of an owner's config.
 type OwnerConfigs = HashMap<(NodeLabel, Platform), Option<Arc<ImageConfig>>>;
 
+/// What thousands of nodes ask for: a transaction for each would take longer than all else that is done for them.
+struct All {
+    /// The newest result of every key.
+    results: HashMap<Key, Summary>,
+    /// The image of the newest result that holds of every node that has one, by its [`node_key`].
+    images: HashMap<String, ImageId>,
+    /// The configs that nobody has asked for yet; read when the first is.
+    configs: OnceLock<Mutex<HashMap<Digest, StoredConfig>>>,
+}
+
 /// The past of one workspace.
 pub struct Records<'a> {
     state: &'a State,
     lock: &'a LockFile,
-    /// All, or `None` where each is asked for.
-    results: Option<HashMap<Key, Summary>>,
+    /// What was read at once, or `None` where each is asked for.
+    all: Option<All>,
     names: HashMap<(NameScope, Reference), PastName>,
     configs: Mutex<HashMap<ImageId, Arc<ImageConfig>>>,
     owners: Mutex<OwnerConfigs>,
@@ -44,11 +54,11 @@ impl<'a> Records<'a> {
             let in_flight = name.scope == NameScope::Registry && in_flight.contains(&name.name);
             ((name.scope, name.name), PastName { key: name.key, image: name.image, in_flight })
         });
-        let results = Some(state.summaries()?);
+        let all = All { results: state.summaries()?, images: state.latest_images()?, configs: OnceLock::new() };
         Ok(Self {
             state,
             lock,
-            results,
+            all: Some(all),
             names: names.collect(),
             configs: Mutex::default(),
             owners: Mutex::default(),
@@ -58,23 +68,27 @@ impl<'a> Records<'a> {
 
     /// Reads nothing yet: for plans of few nodes, and of no names.
     pub fn when_asked(state: &'a State, lock: &'a LockFile) -> Self {
-        Self {
-            state,
-            lock,
-            results: None,
-            names: HashMap::new(),
-            configs: Mutex::default(),
-            owners: Mutex::default(),
-            claims: OnceLock::new(),
+        Self { state, lock, all: None, names: HashMap::new(), configs: Mutex::default(), owners: Mutex::default(), claims: OnceLock::new() }
+    }
+
+    /// A config that is recorded, by what was read at once or by itself.
+    fn recorded(&self, image: ImageId) -> Option<ImageConfig> {
+        if let Some(all) = &self.all {
+            let stored = all.configs.get_or_init(|| Mutex::new(self.state.configs().unwrap_or_default()));
+            let stored = stored.lock().unwrap_or_else(PoisonError::into_inner).remove(&image.0);
+            if let Some(stored) = stored {
+                return stored.read();
+            }
         }
+        self.state.config(image.0).ok().flatten()
     }
 }
 
 impl Past for Records<'_> {
     fn result(&self, key: Key) -> Option<PastResult> {
         let asked;
-        let summary = match &self.results {
-            Some(all) => all.get(&key)?,
+        let summary = match &self.all {
+            Some(all) => all.results.get(&key)?,
             None => {
                 asked = self.state.results_for_keys(&[key]).ok()?.pop()??;
                 &asked
@@ -125,7 +139,7 @@ impl Past for Records<'_> {
         if let Some(config) = self.configs.lock().unwrap_or_else(PoisonError::into_inner).get(&image) {
             return Some(config.clone());
         }
-        let config = Arc::new(self.state.config(image.0).ok().flatten()?);
+        let config = Arc::new(self.recorded(image)?);
         self.configs.lock().unwrap_or_else(PoisonError::into_inner).insert(image, config.clone());
         Some(config)
     }
@@ -137,6 +151,9 @@ impl Past for Records<'_> {
 
 impl KnownConfigs for Records<'_> {
     fn known(&self, owner: &NodeLabel, platform: &Platform) -> Option<Arc<ImageConfig>> {
+        if let (Some(all), false) = (&self.all, matches!(owner, NodeLabel::Outside(_))) {
+            return self.config(*all.images.get(&node_key(owner, platform))?);
+        }
         let asked = (owner.clone(), platform.clone());
         if let Some(config) = self.owners.lock().unwrap_or_else(PoisonError::into_inner).get(&asked) {
             return config.clone();

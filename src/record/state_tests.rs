@@ -70,6 +70,7 @@ fn going_back_to_earlier_inputs_is_a_hit_and_the_newest_result_is_the_last_commi
     assert_eq!(verdicts.map_verdicts(), [Some(Verdict::Succeeded), Some(Verdict::Succeeded), Some(Verdict::Failed)]);
     assert_eq!(state.latest(&node(), &platform()).unwrap().unwrap().key, key("v3"));
     assert_eq!(state.latest_success(&node(), &platform()).unwrap().unwrap().key, key("v2"));
+    assert_eq!(state.latest_images().unwrap(), [(node_key(node(), platform()), image("v2").id)].into(), "all of them at once");
 
     // a forced run that fails takes the key's verdict back
     state.commit(&Settlement::new(ResultRecord { verdict: Verdict::Failed, ..records[0].clone() })).unwrap();

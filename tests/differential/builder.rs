@@ -13,6 +13,7 @@ use igraph::engine::embedded::{EmbeddedEngine, EmbeddedOptions};
 use igraph::engine::{Attempt, BuildRequest, ContextInput, Engine, ExportSink, Network, Output, SecretSource};
 use igraph::event::Stream;
 use igraph::failure::Failure;
+use igraph::folder::Folder;
 use igraph::image::{EngineImage, ImageConfig};
 use igraph::platform::Platform;
 use igraph::problem::Source;
@@ -169,8 +170,9 @@ impl World {
         if let [first, ..] = &self.engine.refusals(&dockerfile, &resolved, true)[..] {
             return Err(format!("refused: {}", first.message));
         }
-        let ignore = Ignore::load(context, &context.join("Dockerfile")).map_err(|problem| problem.message)?;
-        let listing = dockerfile::list_context(context, &resolved.context, &ignore).map_err(|error| format!("{error:?}"))?;
+        let context_folder = Folder::open(context);
+        let ignore = Ignore::load(&context_folder, &context.join("Dockerfile")).map_err(|problem| problem.message)?;
+        let listing = dockerfile::list_context(&context_folder, &resolved.context, &ignore).map_err(|error| format!("{error:?}"))?;
         let read = |entry: dockerfile::ContextEntry| {
             let content = matches!(entry.kind, EntryKind::File { .. })
                 .then(|| *blake3::hash(&std::fs::read(context.join(&entry.path)).unwrap()).as_bytes());

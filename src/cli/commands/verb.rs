@@ -85,6 +85,8 @@ pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>)
     }
     if dry {
         let stale = crate::cli::plan_view::show(&planner, &plan, args, context)?;
+        leave((plan, planner));
+        leave((graph, bench.catalogue.clone()));
         return Ok(if args.plan.check && stale { Exit::ImageFailed } else { Exit::Done });
     }
     if depth == Depth::Push {
@@ -105,7 +107,9 @@ pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>)
         drop(writer);
         if let Some((witness, planner, plan)) = kept {
             witness.keep(&line, &bench, &planner, &plan);
+            leave((plan, planner));
         }
+        leave((graph, bench.catalogue.clone()));
         return nothing_to_do(&line, context);
     }
     let process = format!("{}-{}", std::process::id(), clock.now().0);
@@ -127,7 +131,15 @@ pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>)
     };
     let (exit, _) = session.run(&summary, &lock)?;
     drop(writer);
+    leave((plan, planner));
+    leave((graph, bench.catalogue.clone()));
     Ok(exit)
+}
+
+/// Gives up what nobody needs any more, right before the process ends: the kernel takes all of it back at once, which taking it apart
+/// piece by piece does not.
+fn leave<T>(value: T) {
+    std::mem::forget(value);
 }
 
 fn nothing_to_do(line: &str, context: &Context<'_>) -> Result<Exit, Error> {
