@@ -33,12 +33,7 @@ impl Outcome {
         matches!(self, Self::Built(_))
     }
 
-    /// The same image, or no image: what is said of a failure changes from run to run.
-    pub fn is_same(&self, other: &Self) -> bool {
-        self == other || !self.is_ok() && !other.is_ok()
-    }
-
-    /// How it differs from what `by` made, where that is to be compared.
+    /// How it differs from what `by` made, where that is to be compared; what is said of a failure changes from run to run.
     pub fn against(&self, expected: &Self, by: By) -> Option<String> {
         match (self, expected) {
             (Self::Failed(_), Self::Failed(_)) => None,
