@@ -20,7 +20,7 @@ use crate::problem::Problem;
 use crate::reference::Reference;
 
 /// Rises when the same request would give another result.
-const RESULTS_VERSION: u32 = 2;
+const RESULTS_VERSION: u32 = 3;
 
 /// What an engine is made with.
 pub struct EmbeddedOptions {
