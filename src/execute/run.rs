@@ -46,7 +46,7 @@ struct Loop<'a, 'w> {
     again: Vec<NodeIndex>,
     /// How often that happened because a node's files changed.
     changes: BTreeMap<NodeIndex, u32>,
-    /// Nodes that have done their work and are being recorded: they take no slot.
+    /// Nodes that have done their work and are being recorded.
     recording: BTreeSet<NodeIndex>,
     /// The keys that jobs run under.
     keys: BTreeMap<NodeIndex, Key>,
@@ -164,9 +164,10 @@ fn perform(world: &World<'_>, index: NodeIndex, job: &Job, values: &RwLock<BTree
 }
 
 impl Loop<'_, '_> {
-    /// Jobs that are at work.
+    /// Slots that are taken. Where there is only one, who is being recorded keeps it: what comes next does not depend on the disk.
     fn busy(&self) -> usize {
-        self.queue.running() - self.again.len() - self.recording.len() - self.parked.values().map(Vec::len).sum::<usize>()
+        let recording = if self.world.options.jobs > 1 { self.recording.len() } else { 0 };
+        self.queue.running() - self.again.len() - recording - self.parked.values().map(Vec::len).sum::<usize>()
     }
 
     /// The next node to decide about.
