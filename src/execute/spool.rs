@@ -70,9 +70,9 @@ pub fn keep_packed(
     kept.keep(PackedForm { diff_id, packing }, &mut |file| pack_into(file, compression, diff_id, tar)).map(Some)
 }
 
-/// Says how many layers are ready to leave, and how much of that was work.
-fn tell(attempt: &Attempt<'_>, all: usize, packed: usize) {
-    if all > 0 {
+/// Says, of an engine that keeps packed layers, how many are ready to leave, and how much of that was work.
+fn tell(engine: &dyn Engine, attempt: &Attempt<'_>, all: usize, packed: usize) {
+    if all > 0 && engine.packed_layers().is_some() {
         attempt.output.line(Stream::Engine, &format!("layers packed: {packed}, packed before: {}", all - packed));
     }
 }
@@ -136,7 +136,7 @@ impl Spool {
         held.take_kept(engine, packing, &mut layers)?;
         let mut sink = Sink { held: &mut held, packing, kept: engine.packed_layers() };
         engine.export(&images, &layers, &mut sink, attempt)?;
-        tell(attempt, all, layers.len());
+        tell(engine, attempt, all, layers.len());
         if complete(&held) { Ok(()) } else { Err(Failure::infra(format!("the engine did not export all of {}", image.id))) }
     }
 
@@ -153,7 +153,7 @@ impl Spool {
         let mut wanted: BTreeSet<Digest> = wanted.iter().filter(|layer| !held.layers.contains_key(layer)).copied().collect();
         let all = wanted.len();
         held.take_kept(engine, packing, &mut wanted)?;
-        tell(attempt, all, wanted.len());
+        tell(engine, attempt, all, wanted.len());
         for (position, layer) in source.layers().iter().enumerate() {
             if wanted.contains(&layer.diff_id) && !held.layers.contains_key(&layer.diff_id) {
                 let unpacked = layer.compression.unpacked(source.open_layer(position)?);
