@@ -1,14 +1,13 @@
 //! What it costs to look at everything, where the short way to "nothing to do" does not hold: all known, no file digests known, one
-//! Dockerfile edited, a base moved, a Dockerfile edited under `--watch`; and how all of it grows up to 50,000 images. Whole processes,
+//! Dockerfile edited, a base moved; and how all of it grows up to 50,000 images. Whole processes,
 //! medians. Knows the command line only.
 //!
-//! `cargo bench --bench evaluate -- [--sizes 100,1000,5000,50000] [--rounds 7] [--idle 60]`
+//! `cargo bench --bench evaluate -- [--sizes 100,1000,5000,50000] [--rounds 7]`
 
 #![expect(clippy::print_stdout, reason = "the numbers are what this program is for")]
 
 mod catalogue;
 mod measure;
-mod watching;
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -18,7 +17,6 @@ use std::time::Duration;
 
 use catalogue::Catalogue;
 use measure::{Cost, median, medians, ratio, run};
-use watching::Watching;
 
 /// Hidden: the baseline, in a process of its own.
 const HASH: &str = "__hash";
@@ -28,9 +26,6 @@ const SETTLED: Duration = Duration::from_millis(50);
 
 /// The base that moves.
 const BASE: &str = "images/base/debian-jessie.tar";
-
-/// How long igraph waits for a burst of changes to end.
-const DEBOUNCE: Duration = Duration::from_millis(50);
 
 type Result<T> = std::result::Result<T, String>;
 
@@ -56,20 +51,17 @@ fn main() -> ExitCode {
 struct Options {
     sizes: Vec<usize>,
     rounds: usize,
-    /// Seconds for which a watching igraph is left alone.
-    idle: u64,
 }
 
 impl Options {
     fn parse(arguments: &[String]) -> Result<Self> {
-        let mut options = Self { sizes: vec![100, 1000, 5000, 50_000], rounds: 7, idle: 60 };
+        let mut options = Self { sizes: vec![100, 1000, 5000, 50_000], rounds: 7 };
         for pair in arguments.chunks(2) {
             let numbers: Option<Vec<usize>> = pair.get(1).and_then(|text| text.split(',').map(|number| number.parse().ok()).collect());
             match (pair[0].as_str(), numbers.as_deref()) {
                 ("--sizes", Some([_, ..])) => options.sizes = numbers.unwrap_or_default(),
                 ("--rounds", Some([number])) if *number > 0 => options.rounds = *number,
-                ("--idle", Some([number])) => options.idle = *number as u64,
-                _ => return Err(format!("`{}`: there is `--sizes N,N…`, `--rounds N` and `--idle SECONDS`", pair.join(" "))),
+                _ => return Err(format!("`{}`: there is `--sizes N,N…` and `--rounds N`", pair.join(" "))),
             }
         }
         Ok(options)
@@ -165,38 +157,6 @@ impl World {
         let first = calls.split_whitespace().next().and_then(|stamp| stamp.parse::<u64>().ok());
         let first = first.ok_or("an edited Dockerfile led to no engine call")?;
         Ok((Duration::from_nanos(first.saturating_sub(start)), done))
-    }
-
-    /// Edits while igraph watches, and leaves it alone for a while.
-    fn watch(&self, rounds: usize, idle: u64) -> Result<()> {
-        let watching = Watching::start(&mut self.command(&["test", "//...", "--watch"]))?;
-        watching.until("watching")?;
-        let before = watching.cpu();
-        std::thread::sleep(Duration::from_secs(idle));
-        let spent = watching.cpu().saturating_sub(before);
-        let mut delays = Vec::new();
-        let before = watching.cpu();
-        for round in 0..rounds {
-            let edit = self.edit(round * self.catalogue.contexts.len() / rounds, 1000 + round, || watching.until("Summary"))?;
-            delays.push(edit.0);
-            // what it does after a run is no part of the next edit
-            std::thread::sleep(20 * SETTLED);
-        }
-        let (cpu, delay) = ((watching.cpu() - before) / rounds as u32, median(delays));
-        let (now, peak) = watching.memory();
-        println!(
-            "  {:<44} {:>9.1} ms {:>9.2}× the debounce",
-            "watching: first engine call after an edit",
-            millis(delay),
-            ratio(delay, DEBOUNCE)
-        );
-        println!(
-            "  {:<44} {:>9.1} ms {:>9.1} CPU ms in {idle} s {now:>7.1} MiB, {peak:.1} at most",
-            "  CPU of an edit; left alone; memory",
-            millis(cpu),
-            millis(spent)
-        );
-        Ok(())
     }
 
     /// Gives a base of one package another content, and has one image built on it: all others of the package stand on a base that moved.
@@ -296,7 +256,6 @@ fn measure(options: &Options) -> Result<()> {
         row(&format!("a base of {dependants} images moved: looking at all"), medians(&moved));
         println!("  {:<44} {:>9.1} ms", "  more than when it has not", millis(median(more)));
         row("  looking at those alone, a process", medians(&alone));
-        world.watch(rounds, options.idle)?;
         all.push((images, nothing, plan));
     }
     if let [first, .., last] = &all[..] {

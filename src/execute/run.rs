@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::queue::{Queue, State};
@@ -78,21 +78,34 @@ pub fn run(world: &World<'_>) -> RunEnd {
         overtaken: BTreeMap::new(),
         announced: BTreeSet::new(),
     };
+    let (give, given) = mpsc::channel::<(NodeIndex, Job)>();
+    let given = Mutex::new(given);
     std::thread::scope(|scope| {
+        // the slots end when nothing can be given any more
+        let give = give;
         let (sender, receiver) = mpsc::channel::<(NodeIndex, std::thread::Result<JobEnd>)>();
+        // a slot does many jobs: what a job leaves would keep the memory of a thread of its own
+        let (mut slots, mut taken) = (0, 0);
         loop {
             while state.busy() < world.options.jobs.max(1) && !state.stopping() {
                 let Some(index) = state.next() else { break };
-                if let Some(job) = state.decide(index) {
-                    let sender = sender.clone();
-                    let values = state.values;
+                let Some(job) = state.decide(index) else { continue };
+                taken += 1;
+                if taken > slots {
+                    slots += 1;
+                    let (sender, given, values) = (sender.clone(), &given, state.values);
                     scope.spawn(move || {
-                        // a panic that is told nobody would be waited for without end
-                        let end = catch_unwind(AssertUnwindSafe(|| perform(world, index, &job, values)));
-                        // the receiver outlives every job
-                        let _ = sender.send((index, end));
+                        let next = || given.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                        while let Ok((index, job)) = next() {
+                            // a panic that is told nobody would be waited for without end
+                            let end = catch_unwind(AssertUnwindSafe(|| perform(world, index, &job, values)));
+                            // the receiver outlives every job
+                            let _ = sender.send((index, end));
+                        }
                     });
                 }
+                // the other end outlives the slots
+                let _ = give.send((index, job));
             }
             if state.stopping() {
                 state.stop();
@@ -105,7 +118,10 @@ pub fn run(world: &World<'_>) -> RunEnd {
             }
             // wakes up now and then, so that a cancelled run stops waiting nodes at once
             match receiver.recv_timeout(Duration::from_millis(200)) {
-                Ok((index, Ok(end))) => state.settle(index, end),
+                Ok((index, Ok(end))) => {
+                    taken -= 1;
+                    state.settle(index, end);
+                }
                 Ok((_, Err(panic))) => {
                     world.cancel.cancel();
                     resume_unwind(panic);

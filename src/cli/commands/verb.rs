@@ -83,6 +83,7 @@ pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>)
     if !broken.is_empty() {
         return Err(Error::Problems(broken));
     }
+    warn_of_kept(&planner, &plan, context);
     if dry {
         let stale = crate::cli::plan_view::show(&planner, &plan, args, context)?;
         leave((plan, planner));
@@ -232,6 +233,16 @@ fn forced(graph: &Graph<'_>, depth: Depth) -> BTreeSet<NodeIndex> {
                 }
         })
         .collect()
+}
+
+/// Says which of what was forced is not built all the same: its last day is over.
+fn warn_of_kept(planner: &Planner<'_>, plan: &[(NodeIndex, Decision)], context: &Context<'_>) {
+    let kept = plan.iter().filter(|(index, decision)| planner.options.forced.contains(index) && matches!(decision, Decision::Fresh(_)));
+    let labels: Vec<String> = kept.map(|(index, _)| planner.graph.node(*index).label().to_string()).collect();
+    if !labels.is_empty() {
+        context.printer.warn(format_args!("past the last day, so never built again, not even with --force: {}", labels.join(", ")));
+        context.printer.hint("move the day of `until` where that is too early");
+    }
 }
 
 /// What a plan comes to.

@@ -93,6 +93,13 @@ impl Look<'_> {
         false
     }
 
+    /// What runs, or may.
+    pub(super) fn to_run(&self) -> Vec<(NodeLabel, Platform)> {
+        let may_run = self.plan.iter().filter(|(_, decision)| matches!(decision, Decision::Run { .. } | Decision::Maybe(_)));
+        let nodes = may_run.map(|(index, _)| self.planner.graph.node(*index));
+        nodes.map(|node| (node.label(), node.platform.clone())).collect()
+    }
+
     /// What files and build files make of each node, as far as that is known.
     pub(super) fn owns(&self) -> Owns {
         let own = |(index, _): &(NodeIndex, Decision)| {
