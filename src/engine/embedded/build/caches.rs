@@ -80,7 +80,10 @@ impl Builder<'_> {
             }
         }
         let path = caches.join(&name);
-        let there = || View::new(vec![path.clone()]).locate(Path::new(&at), true).map(|located| located.spot.is_some());
+        let there = || match files::stat(&path)? {
+            Some(_) => View::new(vec![path.clone()]).locate(Path::new(&at), true).map(|located| located.spot.is_some()),
+            None => Ok(false),
+        };
         if seed.is_none() && !at.is_empty() && !there().map_err(disk("a cache mount"))? {
             return Err(Failure::step(format!("`{at}` is not in the cache that is mounted at `{target}`")));
         }
