@@ -7,6 +7,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
+use igraph::image::ImageSource;
+use igraph::registry::OciLayout;
 use support::daemonless::{Daemonless, ended};
 use support::{OrdinaryUser, skip};
 
@@ -164,4 +166,29 @@ fn a_change_without_effect_ends_at_the_parent() {
     let again = again.says("greeting changed").says("same image as before").says("1 built, 3 fresh");
     assert_eq!(again.err.matches("BUILD [").count(), 1, "{}", again.err);
     assert!(!again.err.contains("PASS [    "), "{}", again.err);
+}
+
+/// One tar on two bases: what the first of them has, or lacks, is no part of the layer that both share.
+#[test]
+fn a_layer_is_its_tar_whatever_it_was_made_on() {
+    let Some(world) = Daemonless::new("a_layer_is_its_tar") else { return };
+    // folders that are new or not; a file and a folder that overlayfs copies up, and that stay as they were
+    let step = "mkdir -p /a/b && echo new > /a/b/new && touch /there && touch /dir/x && rm /dir/x";
+    let dockerfile = |below: &str| format!("FROM shell:1\nRUN {below}\nRUN {step}\n");
+    world.write("w/images/app/Dockerfile", dockerfile("echo one > /there && mkdir -m 750 /dir"));
+    world.write("w/images/app/Dockerfile.2", dockerfile("echo two > /there && mkdir -m 755 /dir && mkdir -p /a/b && echo old > /a/b/old"));
+    world.write(
+        "w/images/app/Dockerfile.broken",
+        "FROM team/app:2\nRUN cat /a/b/new /a/b/old /there && ls -ld /dir && test \"$(cat /there)\" = two && test -e /a/b/old && \
+         ls -ld /dir | grep -q '^drwxr-xr-x'\n",
+    );
+    world.igraph("build //app:1").with(0);
+    world.igraph("build //app:broken").with(0);
+    let last = |label: &str| {
+        let folder = label.replace(':', "-");
+        world.igraph(&format!("export //{label} oci:../{folder}")).with(0);
+        let layout = OciLayout::open(&world.path(&folder), &"linux/amd64".parse().unwrap()).unwrap();
+        layout.layers().last().unwrap().diff_id
+    };
+    assert_eq!(last("app:1"), last("app:2"));
 }

@@ -98,6 +98,11 @@ pub(super) fn set_opaque(path: &Path) -> io::Result<()> {
     xattr::set(path, opaque_mark(), b"y")
 }
 
+/// Shows again what layers below have in a directory.
+pub(super) fn unset_opaque(path: &Path) -> io::Result<()> {
+    xattr::remove(path, opaque_mark())
+}
+
 /// Makes a whiteout.
 pub(super) fn make_whiteout(path: &Path) -> io::Result<()> {
     make_device(path, SFlag::S_IFCHR, 0, 0)

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::fs::{File, Metadata};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -48,7 +48,9 @@ impl Changes {
     }
 }
 
-/// Finds what `upper` changes of `lower`, and makes it what the layer will say: times not above `epoch`, whole seconds.
+/// Finds what `upper` changes of `lower`, and makes it what the layer will say: times not above `epoch`, whole seconds; no marks of
+/// the kernel's that hide whole folders, and nothing that is as it was below. So it is what the layer's tar unpacks to, also upon
+/// other layers: the same tar may come of a step on another base.
 ///
 /// # Errors
 /// Of the disk; `InvalidInput` for a name that means something else in a layer.
@@ -71,7 +73,11 @@ impl Walk<'_> {
         let lower = lower.filter(|spot| spot.is_folder());
         let here = self.upper.join(folder);
         let mut names = files::names(&here)?;
-        let hidden = hidden || lower.is_some() && folder != Path::new("") && files::is_opaque(&here)?;
+        let opaque = folder != Path::new("") && files::is_opaque(&here)?;
+        if opaque {
+            files::unset_opaque(&here)?;
+        }
+        let hidden = hidden || opaque;
         if let Some(lower) = lower.filter(|_| hidden) {
             // by final state: everything below it that is not in it any more is gone by name
             names.extend(View::names(lower)?);
@@ -81,11 +87,14 @@ impl Walk<'_> {
         for name in names {
             let path = folder.join(&name);
             let below = lower.map(|lower| View::child(lower, &name)).transpose()?.flatten();
-            match files::stat(&self.upper.join(&path))? {
-                None => self.items.push(Item { path, what: What::Gone }),
-                Some(metadata) if files::is_whiteout(&self.upper.join(&path), &metadata)? => {
+            let real = self.upper.join(&path);
+            match files::stat(&real)? {
+                None => self.gone(path)?,
+                Some(metadata) if files::is_whiteout(&real, &metadata)? => {
                     if below.is_some() {
                         self.items.push(Item { path, what: What::Gone });
+                    } else {
+                        fs::remove_file(&real)?;
                     }
                 }
                 Some(_) if name.as_bytes().starts_with(HIDDEN) => {
@@ -99,16 +108,24 @@ impl Walk<'_> {
         Ok(())
     }
 
+    fn gone(&mut self, path: PathBuf) -> io::Result<()> {
+        files::make_whiteout(&self.upper.join(&path))?;
+        self.items.push(Item { path, what: What::Gone });
+        Ok(())
+    }
+
     fn entry(&mut self, path: PathBuf, metadata: Metadata, below: Option<Spot>, hidden: bool) -> io::Result<()> {
-        if metadata.file_type().is_socket() {
-            return Ok(());
-        }
         let real = self.upper.join(&path);
+        // no layer holds a socket
+        if metadata.file_type().is_socket() {
+            fs::remove_file(&real)?;
+            return if below.is_some() { self.gone(path) } else { Ok(()) };
+        }
         // overlayfs copies a file up when it is opened to be written, whether it then is or not
         if let Some(spot) = below.as_ref().filter(|_| !metadata.is_dir() && metadata.nlink() == 1)
             && same_file(&metadata, &real, spot, self.epoch)?
         {
-            return files::set_mtime(&real, spot.metadata.mtime());
+            return fs::remove_file(&real);
         }
         let metadata = if metadata.mtime() > self.epoch || metadata.mtime_nsec() != 0 {
             files::set_mtime(&real, metadata.mtime().min(self.epoch))?;
@@ -123,12 +140,14 @@ impl Walk<'_> {
                 Some(spot) => same_folder(&metadata, &real, spot)?,
                 None => false,
             };
+            let mtime = metadata.mtime();
             self.items.push(Item { path: path.clone(), what: What::Made(metadata, None) });
             self.folder(&path, below.as_ref(), hidden)?;
             if same && self.items.len() == at + 1 {
                 self.items.pop();
+                return fs::remove_dir(&real);
             }
-            return Ok(());
+            return files::set_mtime(&real, mtime);
         }
         let mut first = None;
         if metadata.nlink() > 1 {
@@ -156,7 +175,7 @@ fn same_file(metadata: &Metadata, path: &Path, spot: &Spot, epoch: i64) -> io::R
         return Ok(false);
     }
     if metadata.is_symlink() {
-        return Ok(std::fs::read_link(path)? == std::fs::read_link(&spot.path)?);
+        return Ok(fs::read_link(path)? == fs::read_link(&spot.path)?);
     }
     if metadata.is_file() { same_content(path, &spot.path) } else { Ok(true) }
 }
@@ -250,7 +269,7 @@ impl Writer<'_> {
             name.push(b'/');
             tar::EntryType::Directory
         } else if kind.is_symlink() {
-            link = std::fs::read_link(&real)?.into_os_string().into_encoded_bytes();
+            link = fs::read_link(&real)?.into_os_string().into_encoded_bytes();
             tar::EntryType::Symlink
         } else if let Some((kind, device)) = files::device(&real, metadata)? {
             header.set_device_major(libc::major(device))?;

@@ -196,6 +196,15 @@ fn snapshot(folder: &Path) -> BTreeMap<PathBuf, Fact> {
     found
 }
 
+/// The files of a layer, by their paths in it.
+fn below_of(layer: &Path) -> BTreeMap<PathBuf, Fact> {
+    let root = layer.join("fs");
+    let mut found = snapshot(&root);
+    // the root is no part of a layer
+    found.remove(&root);
+    found.into_iter().map(|(path, fact)| (path.strip_prefix(&root).unwrap().to_owned(), fact)).collect()
+}
+
 /// All there is in a view.
 fn seen(view: &View) -> BTreeMap<PathBuf, Fact> {
     fn folder(spot: &Spot, path: &Path, found: &mut BTreeMap<PathBuf, Fact>) {
@@ -263,6 +272,7 @@ pub fn layer(data: &[u8]) {
     let again = unpack_at(&two, &packed, &below).unwrap_or_else(|error| panic!("what was packed does not unpack: {error}"));
     assert_eq!(again.diff_id, Digest::of(&packed));
     assert_eq!(seen(&below.below(&two.join("fs"))), before, "packed and unpacked, other files");
+    assert_eq!(below_of(&two), below_of(&one), "what was packed is not what it unpacks to");
     assert_eq!(pack_at(&two, &base.path().join("four"), &below), packed, "packed again, other bytes");
     check(&["outside", "low", "one", "two", "three", "four"]);
 }

@@ -13,8 +13,8 @@ use nix::fcntl::{Flock, FlockArg};
 use crate::engine::embedded::files::{self, disk};
 use crate::failure::{Failure, Retry};
 
-/// Rises when an older igraph could not read what a newer one wrote.
-const VERSION: &str = "1\n";
+/// Rises when one igraph must not read what another wrote.
+const VERSION: &str = "2\n";
 
 const FOLDERS: [&str; 10] = ["layers", "images", "claims", "names", "cache", "synced", "work", "caches", "packed", "blobs"];
 
@@ -299,7 +299,7 @@ mod tests {
             drop(Store::open(folder.path(), "one").unwrap());
             assert_eq!(std::fs::read_to_string(folder.path().join("version")).unwrap(), VERSION);
         }
-        std::fs::write(folder.path().join("version"), "2\n").unwrap();
+        std::fs::write(folder.path().join("version"), "1\n").unwrap();
         assert!(Store::open(folder.path(), "one").is_err());
     }
 
