@@ -393,6 +393,10 @@ fn push(world: &World, rounds: usize) -> Result<()> {
     for _ in 0..rounds {
         for peer in 0..3 {
             let registry = registry()?;
+            // nothing is packed before
+            for folder in ["packed", "blobs"] {
+                let _ = fs::remove_dir_all(own.store.join(folder));
+            }
             let cost = match peer {
                 0 => own.igraph("embedded", &["push", "//x:", "--registry", &registry.host])?,
                 1 => {

@@ -1,14 +1,13 @@
 //! What it costs to look at everything, where the short way to "nothing to do" does not hold: all known, no file digests known, one
-//! Dockerfile edited, a base moved, a Dockerfile edited under `--watch`; and how all of it grows up to 50,000 images. Whole processes,
+//! Dockerfile edited, a base moved; and how all of it grows up to 50,000 images. Whole processes,
 //! medians. Knows the command line only.
 //!
-//! `cargo bench --bench evaluate -- [--sizes 100,1000,5000,50000] [--rounds 7] [--idle 60]`
+//! `cargo bench --bench evaluate -- [--sizes 100,1000,5000,50000] [--rounds 7]`
 
 #![expect(clippy::print_stdout, reason = "the numbers are what this program is for")]
 
 mod catalogue;
 mod measure;
-mod watching;
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -18,7 +17,6 @@ use std::time::Duration;
 
 use catalogue::Catalogue;
 use measure::{Cost, median, medians, ratio, run};
-use watching::Watching;
 
 /// Hidden: the baseline, in a process of its own.
 const HASH: &str = "__hash";
@@ -26,8 +24,8 @@ const HASH: &str = "__hash";
 /// A no-op is trusted only when nothing has changed for a moment.
 const SETTLED: Duration = Duration::from_millis(50);
 
-/// How long igraph waits for a burst of changes to end.
-const DEBOUNCE: Duration = Duration::from_millis(50);
+/// The base that moves.
+const BASE: &str = "images/base/debian-jessie.tar";
 
 type Result<T> = std::result::Result<T, String>;
 
@@ -53,20 +51,17 @@ fn main() -> ExitCode {
 struct Options {
     sizes: Vec<usize>,
     rounds: usize,
-    /// Seconds for which a watching igraph is left alone.
-    idle: u64,
 }
 
 impl Options {
     fn parse(arguments: &[String]) -> Result<Self> {
-        let mut options = Self { sizes: vec![100, 1000, 5000, 50_000], rounds: 7, idle: 60 };
+        let mut options = Self { sizes: vec![100, 1000, 5000, 50_000], rounds: 7 };
         for pair in arguments.chunks(2) {
             let numbers: Option<Vec<usize>> = pair.get(1).and_then(|text| text.split(',').map(|number| number.parse().ok()).collect());
             match (pair[0].as_str(), numbers.as_deref()) {
                 ("--sizes", Some([_, ..])) => options.sizes = numbers.unwrap_or_default(),
                 ("--rounds", Some([number])) if *number > 0 => options.rounds = *number,
-                ("--idle", Some([number])) => options.idle = *number as u64,
-                _ => return Err(format!("`{}`: there is `--sizes N,N…`, `--rounds N` and `--idle SECONDS`", pair.join(" "))),
+                _ => return Err(format!("`{}`: there is `--sizes N,N…` and `--rounds N`", pair.join(" "))),
             }
         }
         Ok(options)
@@ -131,6 +126,19 @@ impl World {
         self.igraph(&["test", "//...", "-n"])
     }
 
+    /// Runs something as if igraph had never been here.
+    fn without_records<T>(&self, run: impl FnOnce() -> Result<T>) -> Result<T> {
+        let fail = |error: io::Error| error.to_string();
+        let (out, aside) = (self.catalogue.root.join("igraph-out"), self.files.with_file_name("igraph-out-aside"));
+        fs::rename(&out, &aside).map_err(fail)?;
+        let done = run();
+        if out.exists() {
+            fs::remove_dir_all(&out).map_err(fail)?;
+        }
+        fs::rename(&aside, &out).map_err(fail)?;
+        done
+    }
+
     fn hash(&self) -> Result<Cost> {
         let program = std::env::current_exe().map_err(|error| error.to_string())?;
         run(Command::new(program).arg(HASH).arg(&self.files))
@@ -151,38 +159,6 @@ impl World {
         Ok((Duration::from_nanos(first.saturating_sub(start)), done))
     }
 
-    /// Edits while igraph watches, and leaves it alone for a while.
-    fn watch(&self, rounds: usize, idle: u64) -> Result<()> {
-        let watching = Watching::start(&mut self.command(&["test", "//...", "--watch"]))?;
-        watching.until("watching")?;
-        let before = watching.cpu();
-        std::thread::sleep(Duration::from_secs(idle));
-        let spent = watching.cpu().saturating_sub(before);
-        let mut delays = Vec::new();
-        let before = watching.cpu();
-        for round in 0..rounds {
-            let edit = self.edit(round * self.catalogue.contexts.len() / rounds, 1000 + round, || watching.until("Summary"))?;
-            delays.push(edit.0);
-            // what it does after a run is no part of the next edit
-            std::thread::sleep(20 * SETTLED);
-        }
-        let (cpu, delay) = ((watching.cpu() - before) / rounds as u32, median(delays));
-        let (now, peak) = watching.memory();
-        println!(
-            "  {:<44} {:>9.1} ms {:>9.2}× the debounce",
-            "watching: first engine call after an edit",
-            millis(delay),
-            ratio(delay, DEBOUNCE)
-        );
-        println!(
-            "  {:<44} {:>9.1} ms {:>9.1} CPU ms in {idle} s {now:>7.1} MiB, {peak:.1} at most",
-            "  CPU of an edit; left alone; memory",
-            millis(cpu),
-            millis(spent)
-        );
-        Ok(())
-    }
-
     /// Gives a base of one package another content, and has one image built on it: all others of the package stand on a base that moved.
     fn move_base(&self, round: usize) -> Result<()> {
         let mut header = tar::Header::new_ustar();
@@ -192,7 +168,7 @@ impl World {
         let mut archive = tar::Builder::new(Vec::new());
         archive.append_data(&mut header, "etc/os-release", content.as_bytes()).map_err(|error| error.to_string())?;
         let bytes = archive.into_inner().map_err(|error| error.to_string())?;
-        fs::write(self.catalogue.root.join("images/base/debian-jessie.tar"), bytes).map_err(|error| error.to_string())?;
+        fs::write(self.catalogue.root.join(BASE), bytes).map_err(|error| error.to_string())?;
         self.igraph(&["build", "//debian/jessie:0.0.0"]).map(drop)
     }
 }
@@ -230,7 +206,7 @@ fn measure(options: &Options) -> Result<()> {
         row("everything built and tested (nothing real)", first);
         world.igraph(&["test", "//..."])?;
 
-        let (mut nothing, mut plans, mut hashes, mut unknown) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut nothing, mut plans, mut hashes, mut unknown, mut bare) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let digests = world.catalogue.root.join("igraph-out/file-digests");
         let kept = fs::read(&digests).map_err(|error| format!("{}: {error}", digests.display()))?;
         for _ in 0..rounds {
@@ -240,6 +216,7 @@ fn measure(options: &Options) -> Result<()> {
             fs::remove_file(&digests).map_err(|error| error.to_string())?;
             unknown.push(world.plan()?);
             fs::write(&digests, &kept).map_err(|error| error.to_string())?;
+            bare.push(world.without_records(|| world.plan())?);
         }
         let (nothing, plan, hash, unknown) = (medians(&nothing), medians(&plans), medians(&hashes), medians(&unknown));
         row("nothing to do, by the witness", nothing);
@@ -252,6 +229,7 @@ fn measure(options: &Options) -> Result<()> {
             ratio(unknown.wall, hash.wall),
             ratio(unknown.cpu, hash.cpu)
         );
+        row("everything to do, nothing known at all", medians(&bare));
 
         let mut edits = Vec::new();
         for round in 0..rounds {
@@ -261,16 +239,23 @@ fn measure(options: &Options) -> Result<()> {
         row("one Dockerfile edited, the whole run", medians(&costs));
         println!("  {:<44} {:>9.1} ms", "  first engine call after", millis(median(edits.iter().map(|(delay, _)| *delay))));
 
-        let mut moved = Vec::new();
+        let base = world.catalogue.root.join(BASE);
+        let original = fs::read(&base).map_err(|error| error.to_string())?;
+        let (mut moved, mut alone, mut more) = (Vec::new(), Vec::new(), Vec::new());
         for round in 0..rounds {
+            fs::write(&base, &original).map_err(|error| error.to_string())?;
+            std::thread::sleep(SETTLED);
+            let before = world.plan()?;
             world.move_base(round)?;
-            moved.push(world.plan()?);
+            let after = world.plan()?;
+            more.push(after.wall.saturating_sub(before.wall));
+            moved.push(after);
+            alone.push(world.igraph(&["test", "//debian/jessie:", "-n"])?);
         }
         let dependants = world.catalogue.contexts.iter().filter(|context| context.starts_with("images/debian/jessie/")).count();
-        let moved = medians(&moved);
-        row(&format!("a base of {dependants} images moved: looking"), moved);
-        println!("  {:<44} {:>9.1} ms", "  more than when nothing has", (moved.wall.as_secs_f64() - plan.wall.as_secs_f64()) * 1e3);
-        world.watch(rounds, options.idle)?;
+        row(&format!("a base of {dependants} images moved: looking at all"), medians(&moved));
+        println!("  {:<44} {:>9.1} ms", "  more than when it has not", millis(median(more)));
+        row("  looking at those alone, a process", medians(&alone));
         all.push((images, nothing, plan));
     }
     if let [first, .., last] = &all[..] {

@@ -12,6 +12,7 @@ pub mod digest;
 pub mod docker_archive;
 pub mod event;
 pub mod failure;
+pub mod folder;
 pub mod image;
 pub mod label;
 pub mod pattern;

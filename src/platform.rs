@@ -1,5 +1,6 @@
 //! Platforms as OCI names them: os, architecture and variant (image-spec, image-index.md "platform").
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -9,9 +10,18 @@ use crate::text::text_serde;
 /// (`x86_64` is `amd64`, `aarch64` and `arm64/v8` are `arm64`, `arm` is `arm/v7`).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Platform {
-    os: String,
-    architecture: String,
-    variant: Option<String>,
+    os: Word,
+    architecture: Word,
+    variant: Option<Word>,
+}
+
+/// Of the platforms that there are, borrowed: each node of a graph has one.
+type Word = Cow<'static, str>;
+
+fn word(text: &str) -> Word {
+    const KNOWN: &[&str] =
+        &["linux", "windows", "amd64", "arm64", "arm", "386", "riscv64", "ppc64le", "s390x", "v2", "v3", "v4", "v5", "v6", "v7", "v8"];
+    KNOWN.iter().find(|known| **known == text).map_or_else(|| Cow::Owned(text.to_owned()), |known| Cow::Borrowed(*known))
 }
 
 /// The text is no platform.
@@ -39,7 +49,7 @@ impl Platform {
             ("i386" | "x86", None) => ("386", None),
             (other, variant) => (other, variant),
         };
-        Self { os: os.to_owned(), architecture: architecture.to_owned(), variant: variant.map(str::to_owned) }
+        Self { os: word(os), architecture: word(architecture), variant: variant.map(word) }
     }
 
     /// Like `linux`.

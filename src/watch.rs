@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use notify::event::{EventKind, ModifyKind};
@@ -84,15 +85,15 @@ impl Debounce {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Interest {
     /// Paths that were read, listed, or looked for in vain; relative to the root, or absolute.
-    paths: BTreeSet<String>,
+    paths: BTreeSet<Arc<str>>,
     /// Folders that were searched for folders: other files in them do not count.
     searched: BTreeSet<String>,
 }
 
 impl Interest {
     /// Relies on these too.
-    pub fn add(&mut self, paths: impl IntoIterator<Item = String>) {
-        self.paths.extend(paths);
+    pub fn add<P: Into<Arc<str>>>(&mut self, paths: impl IntoIterator<Item = P>) {
+        self.paths.extend(paths.into_iter().map(Into::into));
     }
 
     /// Relies on which folders and links there are in these folders.
@@ -104,7 +105,7 @@ impl Interest {
     pub fn merge(&mut self, other: Self, paths: impl IntoIterator<Item = String>) {
         self.searched.extend(other.searched);
         self.paths.extend(other.paths);
-        self.paths.extend(paths);
+        self.add(paths);
     }
 }
 

@@ -114,7 +114,7 @@ fn files_and_links() {
             world.rules("Image(name: \"1\", target: \"runtmie\")").run("check");
         }),
         ("a Dockerfile by way of a link that leaves the workspace", &|world| {
-            world.remove("images/app/Dockerfile").link("images/app/Dockerfile", "/etc/hostname");
+            world.remove("images/app/Dockerfile").link("images/app/Dockerfile", "/etc/passwd");
             world.run("check");
         }),
         ("a package by way of a link that leaves the workspace", &|world| {
@@ -122,7 +122,7 @@ fn files_and_links() {
             world.rules("Image(name: \"1\", context: \"../far\", dockerfile: \"Dockerfile\")").run("check");
         }),
         ("a file of the context by way of a link that leaves it", &|world| {
-            world.remove("images/app/greeting").link("images/app/greeting", "/etc/hostname");
+            world.remove("images/app/greeting").link("images/app/greeting", "/etc/passwd");
             world.run("check").run("build //app:1 --engine fake");
         }),
         ("a link in a circle, copied by name", &|world| {

@@ -18,6 +18,7 @@ use igraph::engine::fake::FakeEngine;
 use igraph::engine::{Attempt, BuildRequest, ContextInput, Engine, ExportSink, Limits, Network, Output, SecretSource, TestRequest};
 use igraph::event::Stream;
 use igraph::failure::{Failure, FailureClass, Retry};
+use igraph::folder::Folder;
 use igraph::image::{EngineImage, ImageConfig, ImageSource};
 use igraph::platform::Platform;
 use igraph::problem::Source;
@@ -186,7 +187,7 @@ impl World {
     }
 
     fn inputs(&self, resolved: &Resolved) -> Vec<ContextInput> {
-        let listing = dockerfile::list_context(self.context.path(), &resolved.context, &Ignore::default()).unwrap();
+        let listing = dockerfile::list_context(&Folder::open(self.context.path()), &resolved.context, &Ignore::default()).unwrap();
         let read = |entry: dockerfile::ContextEntry| {
             let content = matches!(entry.kind, EntryKind::File { .. })
                 .then(|| *blake3::hash(&std::fs::read(self.context.path().join(&entry.path)).unwrap()).as_bytes());

@@ -309,6 +309,5 @@ fn a_larger_layer_takes_no_more_memory_to_push() {
         let cost = measure::run(&mut world.command(&format!("push //big:1 --registry {}", registry.host))).unwrap();
         cost.peak_kib as f64 / 1024.0
     });
-    println!("{:.0} MiB at the most for a layer of 48 MiB, {:.0} MiB for one of 192 MiB", peaks[0], peaks[1]);
     assert!(peaks[1] < peaks[0] * 1.5, "{peaks:?}");
 }

@@ -69,10 +69,15 @@ impl<'a> Grounds<'a> {
 
     /// What decides about the nodes of such a graph.
     pub fn planner<'g>(&'g self, graph: &'g Graph<'g>, options: PlannerOptions) -> Planner<'g> {
+        self.planner_for(self.engine.clone(), graph, options)
+    }
+
+    /// As if that engine were asked for.
+    pub fn planner_for<'g>(&'g self, engine: String, graph: &'g Graph<'g>, options: PlannerOptions) -> Planner<'g> {
         let keys = Keys {
             root: self.bench.root(),
             digests: &self.digests,
-            engine: self.engine.clone(),
+            engine,
             epoch: self.bench.catalogue.workspace.epoch,
             build_platform: &self.bench.platform,
         };

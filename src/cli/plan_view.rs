@@ -36,7 +36,7 @@ struct Document<'a> {
 
 /// All steps of a plan, in its order.
 pub fn steps(planner: &Planner<'_>, plan: &[(NodeIndex, Decision)]) -> Vec<PlannedStep> {
-    let mut steps = Vec::new();
+    let mut steps = Vec::with_capacity(plan.len());
     for (index, decision) in plan {
         for (label, kind) in planner.graph.node(*index).steps() {
             let (word, reasons, detail) = match decision {

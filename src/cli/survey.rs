@@ -12,7 +12,7 @@ use super::workbench::Workbench;
 use crate::clock::{Clock, Day, Timestamp};
 use crate::event::{Event, Sink};
 use crate::execute::retry::next_wait;
-use crate::execute::{self, Held, LazyEngine, Options, Stops};
+use crate::execute::{self, EngineFactory, Held, LazyEngine, Options, Stops};
 use crate::failure::Failure;
 use crate::graph::{BaseSource, Body, Depth, Graph, NodeIndex};
 use crate::label::{Label, NodeLabel};
@@ -122,6 +122,8 @@ pub struct NodeFinding {
     pub verdict: Result<NodeVerdict, Failure>,
     /// What its probe came to, where it was run.
     pub probed: Option<Probing>,
+    /// When its newest result was made.
+    built: Option<Timestamp>,
     index: NodeIndex,
 }
 
@@ -238,8 +240,17 @@ pub struct Look<'a> {
     /// Narrows it: references, labels of entries, or patterns of images.
     pub what: &'a [String],
     pub clock: Arc<dyn Clock>,
-    /// Probes are run too, by this engine.
-    pub probes: Option<&'a World>,
+    /// Probes are run too.
+    pub probes: Option<Probes<'a>>,
+}
+
+/// Where probes are run.
+#[derive(Clone, Copy)]
+pub struct Probes<'a> {
+    /// The engine that was asked for, and what stands in for bases.
+    pub world: &'a World,
+    /// How it is made, if any probe has to be run.
+    pub engine: &'a EngineFactory<'a>,
 }
 
 /// A base or a node that is to be looked at.
@@ -256,7 +267,7 @@ struct Wanted {
 /// Of the workspace and the records; what could not be asked is a verdict.
 pub fn survey(look: &Look<'_>, lock: &LockFile, state: &State) -> Result<Survey, Error> {
     let (bench, selection, what, clock) = (look.bench, look.selection, look.what, &look.clock);
-    let world = look.probes.cloned().unwrap_or_default();
+    let world = look.probes.map(|probes| probes.world.clone()).unwrap_or_default();
     let grounds = Grounds::read(bench, state, lock, &world, None)?;
     let graph = grounds.graph(selection, Depth::Push)?;
     let wanted = wanted(bench, &graph, what)?;
@@ -265,8 +276,8 @@ pub fn survey(look: &Look<'_>, lock: &LockFile, state: &State) -> Result<Survey,
     let at = clock.now();
     let bases = ask_all(bench, bases(&graph, lock, &durations, at, is_wanted), lock, clock)?;
     let mut nodes = nodes(&graph, lock, state, &durations, at, is_wanted)?;
-    if let Some(engine) = look.probes {
-        probe_all(look, engine, lock, state, (&grounds, &graph), &mut nodes)?;
+    if let Some(probes) = look.probes {
+        probe_all(look, probes.engine, lock, state, (&grounds, &graph), &mut nodes)?;
     }
     Ok(Survey { at, bases, nodes })
 }
@@ -333,24 +344,22 @@ fn nodes(
             continue;
         }
         let renewal = lock.renewal(label);
+        let built = state.latest_success(&node.label(), &node.platform)?.map(|result| result.at);
         let verdict = match (freshness.until.filter(|day| now >= day.end()), freshness.refresh) {
             (Some(day), _) => NodeVerdict::Ended(day),
             (None, None) => NodeVerdict::Fresh(None),
-            (None, Some(refresh)) => {
-                let built = state.latest_success(&node.label(), &node.platform)?.map(|result| result.at);
-                match lock::age(refresh, renewal.as_ref(), built, now) {
-                    Age::Begins(since) => NodeVerdict::Counted(since),
-                    Age::Fresh(until) => NodeVerdict::Fresh(Some(until)),
-                    Age::Expired(since) => NodeVerdict::Due { policy: Policy::Refresh, since: Some(since) },
-                }
-            }
+            (None, Some(refresh)) => match lock::age(refresh, renewal.as_ref(), built, now) {
+                Age::Begins(since) => NodeVerdict::Counted(since),
+                Age::Fresh(until) => NodeVerdict::Fresh(Some(until)),
+                Age::Expired(since) => NodeVerdict::Due { policy: Policy::Refresh, since: Some(since) },
+            },
         };
         let mut radius = Radius::default();
         for above in above(graph, index, now).into_iter().chain([index]) {
             radius.add(graph, above, durations);
         }
         let (label, freshness) = (label.clone(), freshness.clone());
-        let finding = NodeFinding { label: label.clone(), freshness, renewal, radius, verdict: Ok(verdict), probed: None, index };
+        let finding = NodeFinding { label: label.clone(), freshness, renewal, radius, verdict: Ok(verdict), probed: None, built, index };
         found.insert(label, finding);
     }
     Ok(found.into_values().collect())
@@ -359,7 +368,7 @@ fn nodes(
 /// Runs the probes of all nodes whose image is the current one, in it, and compares the answers with those of right after the build.
 fn probe_all(
     look: &Look<'_>,
-    engine: &World,
+    engine: &EngineFactory<'_>,
     lock: &LockFile,
     state: &State,
     (grounds, graph): (&Grounds<'_>, &Graph<'_>),
@@ -378,8 +387,7 @@ fn probe_all(
     };
     let values: BTreeMap<NodeIndex, Value> = plan.iter().filter_map(fresh).collect();
     let now = look.clock.now();
-    let process = format!("{}-{}", std::process::id(), now.0);
-    let lazy = LazyEngine::new(Box::new(|| bench.engine(engine, &process)));
+    let lazy = LazyEngine::new(Box::new(engine));
     let (client, durations) = (bench.client(look.clock.clone(), None)?, BTreeMap::new());
     let (stops, lookup) = (Stops::default(), super::environment::secret);
     let processors = || std::thread::available_parallelism().map_or(2, std::num::NonZeroUsize::get);
@@ -447,7 +455,7 @@ fn probe_one(world: &execute::World<'_>, value: &Value, node: &mut NodeFinding) 
     match answered {
         Ok(probing) => {
             if matches!(probing, Probing::Otherwise { .. }) {
-                node.verdict = Ok(NodeVerdict::Due { policy: Policy::Probe, since: node.renewal.map(|renewal| renewal.at) });
+                node.verdict = Ok(NodeVerdict::Due { policy: Policy::Probe, since: node.built });
             }
             node.probed = Some(probing);
         }

@@ -186,7 +186,10 @@ pub fn text(survey: &Survey, context: &Context<'_>) -> Result<(), Error> {
         let locked = base.locked.as_ref().map(|locked| locked.manifest.short()).unwrap_or_default();
         let since = base.locked.as_ref().map(|locked| locked.time.to_rfc3339()).unwrap_or_default();
         let what = match &base.verdict {
-            Ok(BaseVerdict::Moved { new, .. }) => format!("moved {locked} → {}\tlocked {since}", new.manifest.short()),
+            Ok(BaseVerdict::Moved { new, seen }) => {
+                let seen = seen.map(|seen| format!(", first seen {}", seen.to_rfc3339())).unwrap_or_default();
+                format!("moved {locked} → {}\tlocked {since}{seen}", new.manifest.short())
+            }
             Ok(BaseVerdict::Settling { new, candidate, until }) => {
                 let (seen, until) = (candidate.seen.to_rfc3339(), until.to_rfc3339());
                 format!("settling {locked} → {}\tfirst seen {seen}, counts at {until}", new.manifest.short())

@@ -77,8 +77,8 @@ impl Witness {
             };
             for (path, stamp) in traces.watched() {
                 match stamp {
-                    Some(stamp) => draft.relies_on(relative(path), *stamp),
-                    None => draft.relies_on_absence(relative(path)),
+                    Some(stamp) => draft.relies_on(relative(&path), stamp),
+                    None => draft.relies_on_absence(relative(&path)),
                 }
             }
         }

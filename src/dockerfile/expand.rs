@@ -1,5 +1,6 @@
 //! Variables in instructions: the scope of a stage, and which words of which instruction BuildKit expands. Knows no stages.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::words::{Expansion, Lexer, WordError};
@@ -9,23 +10,29 @@ use crate::problem::{Problem, Source};
 /// What PATH is where the base sets none.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The environment at some point of a stage. ENV and ARG write into the same names, the later one wins (as in BuildKit).
+/// The environment at some point of a stage. ENV and ARG write into the same names, the later one wins (as in BuildKit). What lives as
+/// long as the request is borrowed: most of it is never asked for, thousands of times.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Scope {
-    variables: Vec<(String, String)>,
+pub(super) struct Scope<'a> {
+    variables: Vec<(Cow<'a, str>, Cow<'a, str>)>,
     /// The variables as they are handed out; dropped when one changes.
     shared: Option<Environment>,
     /// The image whose ENV is not known, if so: a name that is not set here may be set there.
     pub unknown_base: Option<String>,
 }
 
-impl Scope {
+impl<'a> Scope<'a> {
+    /// An empty one with room for so many variables.
+    pub fn with_room(variables: usize) -> Self {
+        Self { variables: Vec::with_capacity(variables), ..Self::default() }
+    }
+
     /// The scope of a stage's start.
     pub fn of_base(env: &[String]) -> Self {
-        let mut scope = Self::default();
+        let mut scope = Self::with_room(env.len() + 4);
         for entry in env {
             let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
-            scope.set(name, value);
+            scope.set(name.to_owned(), value.to_owned());
         }
         if scope.value("PATH").is_none() {
             scope.set("PATH", DEFAULT_PATH);
@@ -34,20 +41,23 @@ impl Scope {
     }
 
     pub fn value(&self, name: &str) -> Option<&str> {
-        self.variables.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+        self.variables.iter().find(|(known, _)| known == name).map(|(_, value)| &**value)
     }
 
-    pub fn set(&mut self, name: &str, value: &str) {
+    pub fn set(&mut self, name: impl Into<Cow<'a, str>>, value: impl Into<Cow<'a, str>>) {
         self.shared = None;
-        match self.variables.iter_mut().find(|(known, _)| known == name) {
-            Some((_, old)) => value.clone_into(old),
-            None => self.variables.push((name.to_owned(), value.to_owned())),
+        let (name, value) = (name.into(), value.into());
+        match self.variables.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, old)) => *old = value,
+            None => self.variables.push((name, value)),
         }
     }
 
     /// All variables, in order of their first setting; shared until one changes.
     pub fn environment(&mut self) -> Environment {
-        self.shared.get_or_insert_with(|| self.variables.clone().into()).clone()
+        let variables = &self.variables;
+        let owned = || variables.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        self.shared.get_or_insert_with(owned).clone()
     }
 }
 
@@ -79,7 +89,7 @@ fn is_plain(word: &str, escape: char) -> bool {
 /// Expands words in one scope.
 pub(super) struct Expander<'a> {
     pub escape: char,
-    pub scope: &'a Scope,
+    pub scope: &'a Scope<'a>,
     pub origin: &'a Origin,
     /// Names asked for, in order.
     pub names: Vec<String>,
@@ -91,14 +101,14 @@ pub(super) struct Expander<'a> {
 
 /// An instruction with its words expanded.
 pub(super) struct Expanded {
-    pub instruction: Instruction,
+    pub instruction: Arc<Instruction>,
     pub mounts: Vec<Mount>,
     /// A name in what is read from the context that the base may set.
     pub unknown_source: Option<String>,
 }
 
 impl<'a> Expander<'a> {
-    pub fn new(escape: char, scope: &'a Scope, origin: &'a Origin) -> Self {
+    pub fn new(escape: char, scope: &'a Scope<'a>, origin: &'a Origin) -> Self {
         Self { escape, scope, origin, names: Vec::new(), pattern: false, unknown: Vec::new() }
     }
 
@@ -187,13 +197,29 @@ impl<'a> Expander<'a> {
             .collect()
     }
 
-    /// The instruction as it runs. FROM, ARG and ONBUILD stay as they are: they have rules of their own; the caller does ARG.
-    pub fn instruction(&mut self, instruction: &Instruction) -> Result<Expanded, Problem> {
-        let mut expanded = Expanded { instruction: instruction.clone(), mounts: Vec::new(), unknown_source: None };
-        let command = &mut expanded.instruction.command;
-        match &instruction.command {
-            Command::From(_) | Command::Arg(_) | Command::OnBuild(_) | Command::Maintainer(_) => {}
-            Command::Cmd(_) | Command::Entrypoint(_) | Command::Shell(_) | Command::Healthcheck(_) => {}
+    /// Whether all words come out as they are: then nothing need be copied.
+    fn leaves<'w>(&self, mut words: impl Iterator<Item = &'w Spanned>) -> bool {
+        words.all(|word| is_plain(&word.value, self.escape))
+    }
+
+    fn leaves_transfer(&self, transfer: &Transfer, heredocs: &[Heredoc]) -> bool {
+        let optional: Vec<&Spanned> = transfer.chown.iter().chain(&transfer.chmod).collect();
+        let paths = transfer.sources.iter().filter_map(|source| match source {
+            super::FileSource::Path(path) => Some(path),
+            _ => None,
+        });
+        // what is empty counts as not given
+        !optional.iter().any(|word| word.value.is_empty())
+            && !heredocs.iter().any(|heredoc| heredoc.expand)
+            && self.leaves(paths.chain(optional).chain(&transfer.exclude).chain([&transfer.destination]))
+    }
+
+    /// The command as it runs; `None` where it stays as it is.
+    fn command(&mut self, instruction: &Instruction, expanded: &mut Expanded) -> Result<Option<(Command, Vec<Heredoc>)>, Problem> {
+        let heredocs = &instruction.heredocs;
+        let command = match &instruction.command {
+            Command::From(_) | Command::Arg(_) | Command::OnBuild(_) | Command::Maintainer(_) => return Ok(None),
+            Command::Cmd(_) | Command::Entrypoint(_) | Command::Shell(_) | Command::Healthcheck(_) => return Ok(None),
             Command::Run(run) => {
                 for flag in &run.mounts {
                     let before = self.unknown.len();
@@ -204,39 +230,52 @@ impl<'a> Expander<'a> {
                     match read {
                         Ok(mount) => {
                             if mount.kind == super::MountKind::Bind && mount.from.is_none() {
-                                expanded.unknown_source = expanded.unknown_source.or(unknown);
+                                expanded.unknown_source = expanded.unknown_source.take().or(unknown);
                             }
                             expanded.mounts.push(mount);
                         }
                         // it may well be right once the base is known
-                        Err(_) if unknown.is_some() => expanded.unknown_source = expanded.unknown_source.or(unknown),
+                        Err(_) if unknown.is_some() => expanded.unknown_source = expanded.unknown_source.take().or(unknown),
                         Err((message, hint)) => {
                             let problem = self.origin.problem(message, &flag.text.span);
                             return Err(Problem { hint, ..problem });
                         }
                     }
                 }
+                return Ok(None);
             }
+            Command::Copy(transfer) if self.leaves_transfer(transfer, heredocs) => return Ok(None),
             Command::Copy(transfer) => {
                 let (transfer, unknown) = self.transfer(transfer)?;
-                *command = Command::Copy(transfer);
                 expanded.unknown_source = unknown;
-                expanded.instruction.heredocs = self.heredocs(&instruction.heredocs)?;
+                return Ok(Some((Command::Copy(transfer), self.heredocs(heredocs)?)));
             }
             Command::Add(transfer, add) => {
                 let (transfer, unknown) = self.transfer(transfer)?;
                 let checksum = self.optional(add.checksum.as_ref())?;
-                *command = Command::Add(transfer, super::AddFlags { checksum, ..add.clone() });
                 expanded.unknown_source = unknown;
-                expanded.instruction.heredocs = self.heredocs(&instruction.heredocs)?;
+                let command = Command::Add(transfer, super::AddFlags { checksum, ..add.clone() });
+                return Ok(Some((command, self.heredocs(heredocs)?)));
             }
-            Command::Env(pairs) => *command = Command::Env(self.pairs(pairs)?),
-            Command::Label(pairs) => *command = Command::Label(self.pairs(pairs)?),
-            Command::Expose(ports) => *command = Command::Expose(self.split(ports)?),
-            Command::Workdir(path) => *command = Command::Workdir(self.word(path)?),
-            Command::User(user) => *command = Command::User(self.word(user)?),
-            Command::Volume(paths) => *command = Command::Volume(self.all(paths)?),
-            Command::StopSignal(signal) => *command = Command::StopSignal(self.word(signal)?),
+            Command::Env(pairs) | Command::Label(pairs) if self.leaves(pairs.iter().flat_map(|pair| [&pair.key, &pair.value])) => {
+                return Ok(None);
+            }
+            Command::Env(pairs) => Command::Env(self.pairs(pairs)?),
+            Command::Label(pairs) => Command::Label(self.pairs(pairs)?),
+            Command::Expose(ports) => Command::Expose(self.split(ports)?),
+            Command::Workdir(path) => Command::Workdir(self.word(path)?),
+            Command::User(user) => Command::User(self.word(user)?),
+            Command::Volume(paths) => Command::Volume(self.all(paths)?),
+            Command::StopSignal(signal) => Command::StopSignal(self.word(signal)?),
+        };
+        Ok(Some((command, heredocs.clone())))
+    }
+
+    /// The instruction as it runs. FROM, ARG and ONBUILD stay as they are: they have rules of their own; the caller does ARG.
+    pub fn instruction(&mut self, instruction: &Arc<Instruction>) -> Result<Expanded, Problem> {
+        let mut expanded = Expanded { instruction: instruction.clone(), mounts: Vec::new(), unknown_source: None };
+        if let Some((command, heredocs)) = self.command(instruction, &mut expanded)? {
+            expanded.instruction = Arc::new(instruction.with(command, heredocs));
         }
         if self.unknown.is_empty() {
             super::check::check(&expanded.instruction, self.origin)?;

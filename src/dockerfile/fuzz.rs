@@ -84,7 +84,7 @@ fn check_dockerfile(dockerfile: &Dockerfile, configs: &dyn Configs) {
     };
     let generated = resolved.generate(dockerfile, &|_| "img:1".into());
     let again = parse(&source(&generated)).unwrap_or_else(|problems| panic!("{generated:?}: {}", problems[0].message));
-    let kinds = |instructions: &mut dyn Iterator<Item = &Instruction>| -> Vec<_> {
+    let kinds = |instructions: &mut dyn Iterator<Item = &Arc<Instruction>>| -> Vec<_> {
         instructions.map(|instruction| (std::mem::discriminant(&instruction.command), instruction.heredocs.len())).collect()
     };
     let before: Vec<_> = resolved

@@ -1,10 +1,11 @@
 //! `.dockerignore`: reading it, which file counts, and what it excludes, by the rules of moby/patternmatcher:
 //! the last pattern that matches a path or one of its parents decides, `!` takes back, `**` crosses folders.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::glob::IgnorePattern;
+use crate::folder::Folder;
 use crate::problem::{Problem, Source};
 use crate::stamp::Stamp;
 
@@ -58,13 +59,15 @@ impl Ignore {
     ///
     /// # Errors
     /// A file that can't be read or is malformed.
-    pub fn load(context_root: &Path, dockerfile: &Path) -> Result<Self, Problem> {
+    pub fn load(context: &Folder, dockerfile: &Path) -> Result<Self, Problem> {
         let mut beside = dockerfile.as_os_str().to_owned();
         beside.push(".dockerignore");
+        let beside = PathBuf::from(beside);
+        let beside = beside.strip_prefix(context.path()).unwrap_or(&beside).to_string_lossy().into_owned();
         let mut missing = Vec::new();
-        for path in [beside.into(), context_root.join(".dockerignore")] {
-            let shown = path.strip_prefix(context_root).unwrap_or(&path).to_string_lossy().into_owned();
-            let read = std::fs::metadata(&path).and_then(|metadata| Ok((Stamp::of(&metadata), std::fs::read_to_string(&path)?)));
+        // what is whole is looked up from the root of the file system
+        for shown in [beside, ".dockerignore".to_owned()] {
+            let read = context.stamp_behind(&shown).and_then(|stamp| Ok((stamp, std::fs::read_to_string(context.path().join(&shown))?)));
             match read {
                 Ok((stamp, text)) => {
                     let ignore = Self::parse(&Arc::new(Source { path: shown.clone(), text }))?;
@@ -207,13 +210,16 @@ mod tests {
     fn the_file_of_the_dockerfile_wins() {
         let root = tempfile::tempdir().unwrap();
         let dockerfile = root.path().join("Dockerfile.web");
-        assert_eq!(Ignore::load(root.path(), &dockerfile).unwrap().missing(), ["Dockerfile.web.dockerignore", ".dockerignore"]);
+        assert_eq!(
+            Ignore::load(&Folder::open(root.path()), &dockerfile).unwrap().missing(),
+            ["Dockerfile.web.dockerignore", ".dockerignore"]
+        );
         std::fs::write(root.path().join(".dockerignore"), "a\n").unwrap();
-        let loaded = Ignore::load(root.path(), &dockerfile).unwrap();
+        let loaded = Ignore::load(&Folder::open(root.path()), &dockerfile).unwrap();
         assert!(loaded.excludes("a"));
         assert_eq!(loaded.missing(), ["Dockerfile.web.dockerignore"]);
         std::fs::write(root.path().join("Dockerfile.web.dockerignore"), "b\n").unwrap();
-        let loaded = Ignore::load(root.path(), &dockerfile).unwrap();
+        let loaded = Ignore::load(&Folder::open(root.path()), &dockerfile).unwrap();
         assert!(!loaded.excludes("a") && loaded.excludes("b"));
         assert_eq!(loaded.file().unwrap().0, "Dockerfile.web.dockerignore");
     }

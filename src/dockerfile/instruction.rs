@@ -22,7 +22,7 @@ pub struct Spanned<T = String> {
 pub struct Dockerfile {
     pub(super) source: Arc<Source>,
     pub(super) directives: Directives,
-    pub(super) global_args: Vec<Instruction>,
+    pub(super) global_args: Vec<Arc<Instruction>>,
     pub(super) stages: Vec<Stage>,
 }
 
@@ -53,7 +53,7 @@ impl Dockerfile {
     }
 
     /// The ARG instructions before the first FROM.
-    pub fn global_args(&self) -> &[Instruction] {
+    pub fn global_args(&self) -> &[Arc<Instruction>] {
         &self.global_args
     }
 
@@ -67,11 +67,11 @@ impl Dockerfile {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stage {
     /// The FROM instruction; its command is always [`Command::From`].
-    pub from: Instruction,
+    pub from: Arc<Instruction>,
     /// What it starts from.
     pub image: ImageFrom,
     /// The instructions after FROM.
-    pub instructions: Vec<Instruction>,
+    pub instructions: Vec<Arc<Instruction>>,
     /// From FROM to the end of its last instruction.
     pub span: Span,
 }
@@ -98,6 +98,13 @@ pub struct Instruction {
     pub heredocs: Vec<Heredoc>,
     /// What it says.
     pub command: Command,
+}
+
+impl Instruction {
+    /// The same place and text, with another command and other heredocs.
+    pub(super) fn with(&self, command: Command, heredocs: Vec<Heredoc>) -> Self {
+        Self { span: self.span.clone(), text: self.text.clone(), heredocs, command }
+    }
 }
 
 /// A heredoc of an instruction.

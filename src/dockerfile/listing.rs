@@ -2,14 +2,13 @@
 //! Stats each path once and reads no file.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fs::Metadata;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::context::clean;
 use super::glob::{PathPattern, has_wildcard};
 use super::{ContextEntry, ContextSource, ContextUse, EntryKind, Ignore};
+use crate::folder::Folder;
 use crate::problem::{Problem, nearest};
 use crate::stamp::Stamp;
 
@@ -29,12 +28,12 @@ pub struct Listing {
 /// How many links may be followed on the way to one source.
 const MOST_LINKS: usize = 255;
 
-/// Lists what `use_` reads of the context at `root`.
+/// Lists what `use_` reads of the context `root`.
 ///
 /// # Errors
 /// Sources that are not there (or excluded), link loops, sockets and the like, folders that can't be read, names that are no
 /// UTF-8: each with the instruction that wants it.
-pub fn list_context(root: &Path, use_: &ContextUse, ignore: &Ignore) -> Result<Listing, Vec<Problem>> {
+pub fn list_context(root: &Folder, use_: &ContextUse, ignore: &Ignore) -> Result<Listing, Vec<Problem>> {
     let mut lister = Lister {
         root,
         ignore,
@@ -45,8 +44,9 @@ pub fn list_context(root: &Path, use_: &ContextUse, ignore: &Ignore) -> Result<L
         problems: Vec::new(),
     };
     if use_.whole.is_some() {
-        match std::fs::symlink_metadata(root) {
-            Ok(metadata) => lister.walk("", &metadata, &Filter::default(), &|problem| problem),
+        // of the folder by its path, which may be a link
+        match std::fs::symlink_metadata(root.path()) {
+            Ok(metadata) => lister.walk("", Stamp::of(&metadata), &Filter::default(), &|problem| problem),
             Err(error) => lister.problems.push(Problem::new(format!("the context can't be read: {}", because(&error)))),
         }
     } else {
@@ -100,7 +100,7 @@ struct Filter {
 }
 
 struct Lister<'a> {
-    root: &'a Path,
+    root: &'a Folder,
     ignore: &'a Ignore,
     entries: BTreeMap<String, ContextEntry>,
     folders: BTreeMap<String, Stamp>,
@@ -117,16 +117,16 @@ fn below(folder: &str, name: &str) -> String {
 
 impl Lister<'_> {
     fn path(&self, relative: &str) -> PathBuf {
-        self.root.join(relative)
+        self.root.path().join(relative)
     }
 
-    fn add(&mut self, path: &str, kind: EntryKind, metadata: &Metadata) {
-        let entry = ContextEntry { path: path.to_owned(), kind, stamp: Stamp::of(metadata) };
+    fn add(&mut self, path: &str, kind: EntryKind, stamp: Stamp) {
+        let entry = ContextEntry { path: path.to_owned(), kind, stamp };
         self.entries.insert(path.to_owned(), entry);
     }
 
     /// Follows `path` to what is no link, inside the root; links on the way count as entries.
-    fn locate(&mut self, path: &str) -> Result<(String, Metadata), Lost> {
+    fn locate(&mut self, path: &str) -> Result<(String, Stamp), Lost> {
         let mut pending: Vec<String> = path.split('/').rev().filter(|part| !part.is_empty()).map(str::to_owned).collect();
         let mut current = String::new();
         let mut links = 0;
@@ -146,11 +146,11 @@ impl Lister<'_> {
                 current = next;
                 continue;
             }
-            let metadata = std::fs::symlink_metadata(self.path(&next)).map_err(|error| match error.kind() {
+            let stamp = self.root.stamp(&next).map_err(|error| match error.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Lost::Missing { at: next.clone() },
                 _ => Lost::Other(error),
             })?;
-            if metadata.is_symlink() {
+            if stamp.is_symlink() {
                 links += 1;
                 if links > MOST_LINKS {
                     return Err(Lost::Loop);
@@ -158,33 +158,33 @@ impl Lister<'_> {
                 if self.ignore.excludes(&next) {
                     return Err(Lost::Excluded { at: next });
                 }
-                let target = self.link(&next, &metadata).map_err(Lost::Other)?;
+                let target = self.link(&next, stamp).map_err(Lost::Other)?;
                 if target.starts_with('/') {
                     current.clear();
                 }
                 pending.extend(target.split('/').rev().filter(|part| !part.is_empty()).map(str::to_owned));
                 continue;
             }
-            if metadata.is_dir() {
+            if stamp.is_dir() {
                 self.real.insert(next.clone());
             } else if !pending.is_empty() {
                 return Err(Lost::Missing { at: next });
             }
             current = next;
-            found = Some(metadata);
+            found = Some(stamp);
         }
         match found {
-            Some(metadata) => Ok((current, metadata)),
+            Some(stamp) => Ok((current, stamp)),
             // the root, or a path that ends in `..`
-            None => std::fs::symlink_metadata(self.path(&current)).map(|metadata| (current, metadata)).map_err(Lost::Other),
+            None => self.root.stamp(&current).map(|stamp| (current, stamp)).map_err(Lost::Other),
         }
     }
 
     /// Adds a link, and says where it leads.
-    fn link(&mut self, path: &str, metadata: &Metadata) -> io::Result<String> {
+    fn link(&mut self, path: &str, stamp: Stamp) -> io::Result<String> {
         let target = std::fs::read_link(self.path(path))?;
         let target = target.into_os_string().into_string().map_err(|_| io::Error::other("the target of the link is no UTF-8"))?;
-        self.add(path, EntryKind::Link { target: target.clone() }, metadata);
+        self.add(path, EntryKind::Link { target: target.clone() }, stamp);
         Ok(target)
     }
 
@@ -206,7 +206,7 @@ impl Lister<'_> {
             self.wildcard(source, &filter, &at_source);
         } else {
             match self.locate(&source.path) {
-                Ok((path, metadata)) => self.take(&source.path, &path, &metadata, source, &filter, &at_source),
+                Ok((path, stamp)) => self.take(&source.path, &path, stamp, source, &filter, &at_source),
                 Err(lost) => self.lost(&source.path, lost, source),
             }
         }
@@ -221,35 +221,35 @@ impl Lister<'_> {
             return;
         };
         let base = parts[..plain].join("/");
-        let (start, metadata) = match self.locate(&base) {
+        let (start, stamp) = match self.locate(&base) {
             Ok(found) => found,
             Err(lost) => return self.lost(&source.path, lost, source),
         };
-        if !metadata.is_dir() {
+        if !stamp.is_dir() {
             return self.lost(&source.path, Lost::Missing { at: base }, source);
         }
         if !start.is_empty() {
             // a daemon looks for it though nothing in it may match
-            self.add(&start, EntryKind::Folder, &metadata);
+            self.add(&start, EntryKind::Folder, stamp);
         }
-        let mut folders = vec![(start, metadata)];
+        let mut folders = vec![(start, stamp)];
         for (number, pattern) in patterns.iter().enumerate() {
             let last = number + 1 == patterns.len();
             for (folder, stamp) in std::mem::take(&mut folders) {
-                for (name, metadata) in self.children(&folder, &stamp, at_source) {
+                for (name, stamp) in self.children(&folder, stamp, at_source) {
                     let path = below(&folder, &name);
                     if !pattern.matches(&name) || (self.ignore.excludes(&path) && !self.ignore.may_reinclude_below(&path)) {
                         continue;
                     }
                     if !last {
-                        folders.extend(metadata.is_dir().then_some((path, metadata)));
-                    } else if metadata.is_symlink() {
+                        folders.extend(stamp.is_dir().then_some((path, stamp)));
+                    } else if stamp.is_symlink() {
                         match self.locate(&path) {
-                            Ok((end, metadata)) => self.take(&path, &end, &metadata, source, filter, at_source),
+                            Ok((end, stamp)) => self.take(&path, &end, stamp, source, filter, at_source),
                             Err(lost) => self.lost(&path, lost, source),
                         }
                     } else {
-                        self.take(&path, &path, &metadata, source, filter, at_source);
+                        self.take(&path, &path, stamp, source, filter, at_source);
                     }
                 }
             }
@@ -261,35 +261,34 @@ impl Lister<'_> {
         &mut self,
         written: &str,
         path: &str,
-        metadata: &Metadata,
+        stamp: Stamp,
         source: &ContextSource,
         filter: &Filter,
         at_source: &dyn Fn(Problem) -> Problem,
     ) {
-        if !path.is_empty() && self.ignore.excludes(path) && !(metadata.is_dir() && self.ignore.may_reinclude_below(path)) {
+        if !path.is_empty() && self.ignore.excludes(path) && !(stamp.is_dir() && self.ignore.may_reinclude_below(path)) {
             return self.lost(written, Lost::Excluded { at: path.to_owned() }, source);
         }
-        if metadata.is_dir() {
-            self.walk(path, metadata, filter, at_source);
+        if stamp.is_dir() {
+            self.walk(path, stamp, filter, at_source);
         } else {
-            self.leaf(path, metadata, at_source);
+            self.leaf(path, stamp, at_source);
         }
     }
 
     /// Adds what is no folder.
-    fn leaf(&mut self, path: &str, metadata: &Metadata, at_source: &dyn Fn(Problem) -> Problem) {
-        let kind = metadata.file_type();
-        if kind.is_file() {
-            self.add(path, EntryKind::File { executable: metadata.permissions().mode() & 0o100 != 0 }, metadata);
-        } else if kind.is_symlink() {
-            if let Err(error) = self.link(path, metadata) {
+    fn leaf(&mut self, path: &str, stamp: Stamp, at_source: &dyn Fn(Problem) -> Problem) {
+        if stamp.is_file() {
+            self.add(path, EntryKind::File { executable: stamp.mode & 0o100 != 0 }, stamp);
+        } else if stamp.is_symlink() {
+            if let Err(error) = self.link(path, stamp) {
                 self.problems.push(at_source(Problem::new(format!("the link `{path}` can't be read: {}", because(&error)))));
             }
         } else {
-            let what = match () {
-                () if kind.is_socket() => "a socket",
-                () if kind.is_fifo() => "a pipe",
-                () => "a device",
+            let what = match stamp.kind() {
+                libc::S_IFSOCK => "a socket",
+                libc::S_IFIFO => "a pipe",
+                _ => "a device",
             };
             let problem = Problem::new(format!("`{path}` in the context is {what}; only files, folders and links can be copied"));
             self.problems.push(at_source(problem.hint("exclude it with `.dockerignore`")));
@@ -297,8 +296,8 @@ impl Lister<'_> {
     }
 
     /// Everything in a folder, sorted by name, with its stat.
-    fn children(&mut self, folder: &str, metadata: &Metadata, at_source: &dyn Fn(Problem) -> Problem) -> Vec<(String, Metadata)> {
-        self.folders.insert(folder.to_owned(), Stamp::of(metadata));
+    fn children(&mut self, folder: &str, stamp: Stamp, at_source: &dyn Fn(Problem) -> Problem) -> Vec<(String, Stamp)> {
+        self.folders.insert(folder.to_owned(), stamp);
         let mut children = Vec::new();
         let read = std::fs::read_dir(self.path(folder)).and_then(|entries| {
             for entry in entries {
@@ -312,7 +311,7 @@ impl Lister<'_> {
                 }
             }
             children.sort_by(|(left, _), (right, _)| left.cmp(right));
-            children.into_iter().map(|(name, entry)| Ok((name, entry.metadata()?))).collect::<io::Result<Vec<_>>>()
+            children.into_iter().map(|(name, entry)| Ok((name, Stamp::of(&entry.metadata()?)))).collect::<io::Result<Vec<_>>>()
         });
         read.unwrap_or_else(|error| {
             let shown = if folder.is_empty() { "the context".to_owned() } else { format!("folder `{folder}` of the context") };
@@ -322,31 +321,31 @@ impl Lister<'_> {
     }
 
     /// Takes a folder and all below it that is not left out.
-    fn walk(&mut self, top: &str, metadata: &Metadata, filter: &Filter, at_source: &dyn Fn(Problem) -> Problem) {
+    fn walk(&mut self, top: &str, stamp: Stamp, filter: &Filter, at_source: &dyn Fn(Problem) -> Problem) {
         let whole = filter.exclude.is_empty() && filter.include.is_none();
         if whole && !self.walked.insert(top.to_owned()) {
             return;
         }
         if !top.is_empty() {
-            self.add(top, EntryKind::Folder, metadata);
+            self.add(top, EntryKind::Folder, stamp);
         }
-        let mut folders = vec![(top.to_owned(), metadata.clone())];
-        while let Some((folder, metadata)) = folders.pop() {
-            for (name, metadata) in self.children(&folder, &metadata, at_source) {
+        let mut folders = vec![(top.to_owned(), stamp)];
+        while let Some((folder, stamp)) = folders.pop() {
+            for (name, stamp) in self.children(&folder, stamp, at_source) {
                 let path = below(&folder, &name);
                 let inner = if top.is_empty() { path.as_str() } else { &path[top.len() + 1..] };
                 let ignored = self.ignore.excludes(&path);
                 let excluded = filter.exclude.excludes(inner);
                 let included = filter.include.as_ref().is_none_or(|include| include.excludes(inner));
                 let taken = !ignored && !excluded && included;
-                if !metadata.is_dir() {
+                if !stamp.is_dir() {
                     if taken {
-                        self.leaf(&path, &metadata, at_source);
+                        self.leaf(&path, stamp, at_source);
                     }
                     continue;
                 }
                 if taken {
-                    self.add(&path, EntryKind::Folder, &metadata);
+                    self.add(&path, EntryKind::Folder, stamp);
                 }
                 let slashed = format!("{inner}/");
                 let reachable = included || filter.literal.starts_with(&slashed) || slashed.starts_with(&filter.literal);
@@ -354,7 +353,7 @@ impl Lister<'_> {
                     || (excluded && !filter.exclude.may_reinclude_below(inner))
                     || !reachable;
                 if !skipped {
-                    folders.push((path, metadata));
+                    folders.push((path, stamp));
                 }
             }
         }

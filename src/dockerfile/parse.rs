@@ -107,7 +107,8 @@ fn instruction(source: &Arc<Source>, lines: &mut Lines<'_>, line: &Line) -> Resu
 fn assemble(source: &Arc<Source>, directives: Directives, instructions: Vec<Instruction>) -> Result<Dockerfile, Vec<Problem>> {
     let mut problems = Vec::new();
     let mut global_args = Vec::new();
-    let mut stages: Vec<Stage> = Vec::new();
+    let froms = instructions.iter().filter(|instruction| matches!(instruction.command, Command::From(_))).count();
+    let mut stages: Vec<Stage> = Vec::with_capacity(froms);
     let mut told = false;
     for instruction in instructions {
         match (&instruction.command, stages.last_mut()) {
@@ -125,13 +126,13 @@ fn assemble(source: &Arc<Source>, directives: Directives, instructions: Vec<Inst
                         );
                     }
                 }
-                stages.push(Stage { span: instruction.span.clone(), from: instruction, image, instructions: Vec::new() });
+                stages.push(Stage { span: instruction.span.clone(), from: Arc::new(instruction), image, instructions: Vec::new() });
             }
             (_, Some(stage)) => {
                 stage.span.end = instruction.span.end;
-                stage.instructions.push(instruction);
+                stage.instructions.push(Arc::new(instruction));
             }
-            (Command::Arg(_), None) => global_args.push(instruction),
+            (Command::Arg(_), None) => global_args.push(Arc::new(instruction)),
             (_, None) => {
                 // one is enough: the rest before FROM has the same cause
                 if !told {

@@ -1,6 +1,7 @@
 //! From a Dockerfile to what one target, one set of arguments and one platform need of it: stages, images, context, args.
 //! Walks the stages as BuildKit does; knows no files and asks for no image but through [`Configs`].
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -43,7 +44,7 @@ struct Head {
 
 /// An instruction that a stage runs, and where it comes from.
 struct Planned {
-    instruction: Instruction,
+    instruction: Arc<Instruction>,
     origin: Origin,
     trigger: bool,
 }
@@ -52,7 +53,7 @@ struct Resolver<'a> {
     dockerfile: &'a Dockerfile,
     request: &'a Request<'a>,
     configs: &'a dyn Configs,
-    globals: Scope,
+    globals: Scope<'a>,
     /// Which names the default of a global ARG uses.
     global_uses: BTreeMap<String, Vec<String>>,
     heads: Vec<Result<Head, Problem>>,
@@ -60,7 +61,7 @@ struct Resolver<'a> {
     problems: Vec<Problem>,
     used_globals: BTreeSet<String>,
     /// Scope at the end of each resolved stage.
-    ends: BTreeMap<usize, (Scope, Platform)>,
+    ends: BTreeMap<usize, (Scope<'a>, Platform)>,
     resolved: Resolved,
 }
 
@@ -71,7 +72,7 @@ impl<'a> Resolver<'a> {
             dockerfile,
             request,
             configs,
-            globals: Scope::default(),
+            globals: Scope::with_room(16),
             global_uses: BTreeMap::new(),
             heads: Vec::new(),
             origin,
@@ -94,28 +95,29 @@ impl<'a> Resolver<'a> {
 
     /// Platform args, then the ARGs before the first FROM.
     fn read_globals(&mut self) -> Result<(), Problem> {
-        let stages = &self.dockerfile.stages;
+        let (stages, request) = (&self.dockerfile.stages, self.request);
         let last = || stages.last().and_then(|stage| stage.image.name.as_ref()).map(|name| name.value.as_str());
-        let stage = self.request.target.or_else(last).unwrap_or("default");
-        for (name, value) in platform_args(self.request, stage) {
-            let value = self.request.args.get(name).map_or(value, |requested| requested.clone());
-            self.globals.set(name, &value);
+        let stage = request.target.or_else(last).unwrap_or("default");
+        for (name, value) in platform_args(request, stage) {
+            let value = self.request.args.get(name).map_or(value, |requested| Cow::Borrowed(requested.as_str()));
+            self.globals.set(name, value);
         }
-        for instruction in &self.dockerfile.global_args {
+        let dockerfile = self.dockerfile;
+        for instruction in &dockerfile.global_args {
             let Command::Arg(declarations) = &instruction.command else { continue };
             for ArgDeclaration { name, default } in declarations {
                 let value = match (self.request.args.get(&name.value), default) {
-                    (Some(requested), _) => requested.clone(),
+                    (Some(requested), _) => Cow::Borrowed(requested.as_str()),
                     (None, None) => continue,
                     (None, Some(default)) => {
                         let mut expander = Expander::new(self.dockerfile.directives.escape, &self.globals, &self.origin);
                         let value = expander.word(default)?.value;
                         let names = std::mem::take(&mut expander.names);
                         self.global_uses.entry(name.value.clone()).or_default().extend(names);
-                        value
+                        Cow::Owned(value)
                     }
                 };
-                self.globals.set(&name.value, &value);
+                self.globals.set(&*name.value, value);
             }
         }
         Ok(())
@@ -213,11 +215,11 @@ impl<'a> Resolver<'a> {
     /// What stage `index` runs: the triggers of its base, then its own instructions.
     fn plan(&self, index: usize, head: &Head) -> Result<Vec<Planned>, Vec<Problem>> {
         let stage = &self.dockerfile.stages[index];
-        let mut planned = Vec::new();
+        let mut planned = Vec::with_capacity(stage.instructions.len());
         if let FromTarget::Stage(base) = head.base {
             for instruction in &self.dockerfile.stages[base].instructions {
                 if let Command::OnBuild(on_build) = &instruction.command {
-                    let instruction = (*on_build.trigger).clone();
+                    let instruction = Arc::new((*on_build.trigger).clone());
                     planned.push(Planned { instruction, origin: self.origin.clone(), trigger: true });
                 }
             }
@@ -231,6 +233,7 @@ impl<'a> Resolver<'a> {
                     let note = "the image started from here brings it as ONBUILD";
                     problems.into_iter().map(|problem| problem.at_with(&from.0, from.1.clone(), note)).collect::<Vec<_>>()
                 })?;
+                let instruction = Arc::new(instruction);
                 planned.push(Planned { instruction, origin: Origin { source, from: Some(from) }, trigger: true });
             }
         }
@@ -265,7 +268,7 @@ impl<'a> Resolver<'a> {
                     continue;
                 }
             };
-            let mut steps = Vec::new();
+            let mut steps = Vec::with_capacity(plan.len());
             for planned in plan {
                 match self.targets(index, &planned) {
                     Ok(targets) => {
@@ -325,7 +328,7 @@ impl<'a> Resolver<'a> {
             self.reference(text, other, UseKind::From, reference.clone(), false);
             self.resolved.replacements.push(Replacement { span: reference, target: base.clone() });
         }
-        let mut steps = Vec::new();
+        let mut steps = Vec::with_capacity(plan.len());
         for (planned, targets) in plan {
             match self.step(&mut scope, planned, targets) {
                 Ok(step) => steps.push(step),
@@ -336,7 +339,7 @@ impl<'a> Resolver<'a> {
         self.resolved.steps.push(ResolvedStage { index, base, platform, steps });
     }
 
-    fn step(&mut self, scope: &mut Scope, planned: Planned, targets: Vec<Option<FromTarget>>) -> Result<Step, Problem> {
+    fn step(&mut self, scope: &mut Scope<'a>, planned: Planned, targets: Vec<Option<FromTarget>>) -> Result<Step, Problem> {
         let Planned { instruction, origin, trigger } = planned;
         // in the file itself a word has its own place, in a trigger of a base the FROM stands for it
         let shown = |span: &Span| origin.from.as_ref().map_or_else(|| span.clone(), |(_, from)| from.clone());
@@ -376,7 +379,7 @@ impl<'a> Resolver<'a> {
                     }
                 };
                 if let Some(value) = &value {
-                    scope.set(&name.value, value);
+                    scope.set(name.value.clone(), value.clone());
                 }
                 if !is_proxy(&name.value) {
                     self.resolved.args.insert(name.value.clone(), value);
@@ -386,8 +389,8 @@ impl<'a> Resolver<'a> {
         }
         let mut expander = Expander::new(escape, scope, &origin);
         let mut expanded = expander.instruction(&instruction)?;
-        if let Command::Arg(declarations) = &mut expanded.instruction.command {
-            *declarations = defaults;
+        if matches!(instruction.command, Command::Arg(_)) {
+            expanded.instruction = Arc::new(instruction.with(Command::Arg(defaults), instruction.heredocs.clone()));
         }
         let pattern = expander.pattern;
         if let (Some(name), None) = (&expanded.unknown_source, &self.resolved.context.whole) {
@@ -406,7 +409,7 @@ impl<'a> Resolver<'a> {
             }
         }
         match &expanded.instruction.command {
-            Command::Env(pairs) => pairs.iter().for_each(|pair| scope.set(&pair.key.value, &pair.value.value)),
+            Command::Env(pairs) => pairs.iter().for_each(|pair| scope.set(pair.key.value.clone(), pair.value.value.clone())),
             Command::Copy(transfer) if transfer.from.is_none() => {
                 let sources = copy_sources(transfer, "COPY", &place);
                 self.resolved.context.sources.extend(sources);
@@ -518,21 +521,20 @@ impl<'a> Resolver<'a> {
 }
 
 /// The args that are there without being passed (Dockerfile reference, "Automatic platform ARGs in the global scope").
-fn platform_args(request: &Request<'_>, stage: &str) -> [(&'static str, String); 11] {
+fn platform_args<'a>(request: &Request<'a>, stage: &'a str) -> [(&'static str, Cow<'a, str>); 11] {
     let (target, build) = (request.platform, request.build_platform);
-    let variant = |platform: &Platform| platform.variant().unwrap_or("").to_owned();
     [
-        ("BUILDPLATFORM", build.to_string()),
-        ("BUILDOS", build.os().to_owned()),
-        ("BUILDOSVERSION", String::new()),
-        ("BUILDARCH", build.architecture().to_owned()),
-        ("BUILDVARIANT", variant(build)),
-        ("TARGETPLATFORM", target.to_string()),
-        ("TARGETOS", target.os().to_owned()),
-        ("TARGETOSVERSION", String::new()),
-        ("TARGETARCH", target.architecture().to_owned()),
-        ("TARGETVARIANT", variant(target)),
-        ("TARGETSTAGE", stage.to_owned()),
+        ("BUILDPLATFORM", build.to_string().into()),
+        ("BUILDOS", build.os().into()),
+        ("BUILDOSVERSION", "".into()),
+        ("BUILDARCH", build.architecture().into()),
+        ("BUILDVARIANT", build.variant().unwrap_or_default().into()),
+        ("TARGETPLATFORM", target.to_string().into()),
+        ("TARGETOS", target.os().into()),
+        ("TARGETOSVERSION", "".into()),
+        ("TARGETARCH", target.architecture().into()),
+        ("TARGETVARIANT", target.variant().unwrap_or_default().into()),
+        ("TARGETSTAGE", stage.into()),
     ]
 }
 

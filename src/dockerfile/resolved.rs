@@ -88,8 +88,9 @@ pub struct ResolvedStage {
 /// One instruction as it runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// The instruction, expanded where BuildKit expands; bodies of COPY and ADD heredocs too.
-    pub instruction: Instruction,
+    /// The instruction, expanded where BuildKit expands; bodies of COPY and ADD heredocs too. Where nothing had to be expanded, the
+    /// very one of the Dockerfile.
+    pub instruction: Arc<Instruction>,
     /// The text that the instruction's spans point into: the Dockerfile, or an ONBUILD trigger of a base image.
     pub source: Arc<Source>,
     /// It runs because the stage's base says so in ONBUILD.

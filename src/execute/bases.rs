@@ -269,7 +269,7 @@ fn is_as_keyed(world: &World<'_>, index: NodeIndex) -> bool {
         let stamp = std::fs::metadata(world.root.join(path)).ok().map(|metadata| Stamp::of(&metadata));
         stamp == *keyed && stamp.is_none_or(|stamp| stamp.is_settled(now, false))
     };
-    world.planner.traces(index).is_some_and(|traces| traces.watched().all(|(path, keyed)| same(path, keyed)))
+    world.planner.traces(index).is_some_and(|traces| traces.watched().all(|(path, keyed)| same(&path, &keyed)))
 }
 
 /// Where the tar that a command made is kept: igraph's only copy of that base besides the engine's.

@@ -20,4 +20,5 @@ pub use crate::plan::tested;
 pub use builds::rebuild;
 pub use probes::{Probed, probe, probe_digest};
 pub use run::{RunEnd, run};
+pub use spool::{find_packed, keep_packed};
 pub use world::{EngineFactory, Held, LazyEngine, Options, Stops, World};

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::queue::{Queue, State};
@@ -46,7 +46,7 @@ struct Loop<'a, 'w> {
     again: Vec<NodeIndex>,
     /// How often that happened because a node's files changed.
     changes: BTreeMap<NodeIndex, u32>,
-    /// Nodes that have done their work and are being recorded: they take no slot.
+    /// Nodes that have done their work and are being recorded.
     recording: BTreeSet<NodeIndex>,
     /// The keys that jobs run under.
     keys: BTreeMap<NodeIndex, Key>,
@@ -82,24 +82,37 @@ pub fn run(world: &World<'_>) -> RunEnd {
         overtaken: BTreeMap::new(),
         announced: BTreeSet::new(),
     };
+    let (give, given) = mpsc::channel::<(NodeIndex, Job)>();
+    let given = Mutex::new(given);
     std::thread::scope(|scope| {
+        // the slots end when nothing can be given any more
+        let give = give;
         let (sender, receiver) = mpsc::channel::<Ended>();
+        // a slot does many jobs: what a job leaves would keep the memory of a thread of its own
+        let (mut slots, mut taken) = (0, 0);
         let (unrecorded, records) = mpsc::channel::<(NodeIndex, JobEnd)>();
         let recorded = sender.clone();
         scope.spawn(move || recording::run(world, &records, &recorded));
         loop {
             while state.busy() < world.options.jobs.max(1) && !state.stopping() {
                 let Some(index) = state.next() else { break };
-                if let Some(job) = state.decide(index) {
-                    let sender = sender.clone();
-                    let values = state.values;
+                let Some(job) = state.decide(index) else { continue };
+                taken += 1;
+                if taken > slots {
+                    slots += 1;
+                    let (sender, given, values) = (sender.clone(), &given, state.values);
                     scope.spawn(move || {
-                        // a panic that is told nobody would be waited for without end
-                        let end = catch_unwind(AssertUnwindSafe(|| perform(world, index, &job, values)));
-                        // the receiver outlives every job
-                        let _ = sender.send((index, end));
+                        let next = || given.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                        while let Ok((index, job)) = next() {
+                            // a panic that is told nobody would be waited for without end
+                            let end = catch_unwind(AssertUnwindSafe(|| perform(world, index, &job, values)));
+                            // the receiver outlives every job
+                            let _ = sender.send((index, end));
+                        }
                     });
                 }
+                // the other end outlives the slots
+                let _ = give.send((index, job));
             }
             if state.stopping() {
                 state.stop();
@@ -113,13 +126,17 @@ pub fn run(world: &World<'_>) -> RunEnd {
             // wakes up now and then, so that a cancelled run stops waiting nodes at once
             match receiver.recv_timeout(Duration::from_millis(200)) {
                 Ok((index, Ok(end))) if end.record.is_some() => {
+                    taken -= 1;
                     state.drain_after(&end);
                     state.recording.insert(index);
                     // who records ends after this loop
                     let _ = unrecorded.send((index, end));
                 }
                 Ok((index, Ok(end))) => {
-                    state.recording.remove(&index);
+                    // one that comes from its slot, with nothing to record
+                    if !state.recording.remove(&index) {
+                        taken -= 1;
+                    }
                     state.settle(index, end);
                 }
                 Ok((_, Err(panic))) => {
@@ -147,9 +164,10 @@ fn perform(world: &World<'_>, index: NodeIndex, job: &Job, values: &RwLock<BTree
 }
 
 impl Loop<'_, '_> {
-    /// Jobs that are at work.
+    /// Slots that are taken. Where there is only one, who is being recorded keeps it: what comes next does not depend on the disk.
     fn busy(&self) -> usize {
-        self.queue.running() - self.again.len() - self.recording.len() - self.parked.values().map(Vec::len).sum::<usize>()
+        let recording = if self.world.options.jobs > 1 { self.recording.len() } else { 0 };
+        self.queue.running() - self.again.len() - recording - self.parked.values().map(Vec::len).sum::<usize>()
     }
 
     /// The next node to decide about.
@@ -257,6 +275,7 @@ impl Loop<'_, '_> {
         if let Some(value) = &end.value {
             self.values.write().unwrap_or_else(PoisonError::into_inner).insert(index, value.clone());
             self.world.planner.regained(index);
+            self.world.planner.let_go(index);
         }
         self.drain_after(&end);
         if !end.is_fresh() {

@@ -143,6 +143,11 @@ impl<'c> Builder<'c, '_> {
         let entries = self.selection.steps.iter().filter_map(NodeLabel::entry).cloned();
         let selected: BTreeSet<Label> = self.selection.labels.iter().cloned().chain(entries).collect();
         let images = self.read_images(&selected);
+        // image, gate and names: to grow by and by would touch twice the memory
+        let tests: usize = images.values().map(|read| read.tests.len()).sum();
+        let others = if self.options.depth >= Depth::Tag { 4 } else { 2 };
+        self.nodes.reserve_nodes(others * images.len() + tests);
+        self.by_owner.reserve(images.len());
         self.add_owners(&images);
         self.link_images(&images);
         if self.problems.is_empty() {

@@ -9,12 +9,12 @@ use rayon::prelude::*;
 use super::build::{Builder, Depth, SUBJECT};
 use super::node::DockerfileRead;
 use crate::dockerfile::{self, Configs, Dockerfile, ImageUse, Request, UseKind};
+use crate::folder::{read_file, stamp_of};
 use crate::label::{Label, Name, NodeLabel};
 use crate::platform::Platform;
 use crate::problem::{Place, Problem, Source, nearest};
 use crate::reference::Reference;
 use crate::spec;
-use crate::stamp::Stamp;
 
 /// What a Dockerfile refers to: by key, whose it is, the platform wanted, and where it stands.
 pub(super) type References = Vec<(String, Target, Platform, std::ops::Range<usize>)>;
@@ -131,7 +131,7 @@ impl<'c> Builder<'c, '_> {
         let configs = ByText { builder: self, platform, subject };
         let request = Request { target, args, platform, build_platform: self.options.platform };
         let resolved = dockerfile.resolve(&request, &configs)?;
-        let mut found = References::new();
+        let mut found = References::with_capacity(resolved.references.len());
         let mut problems = Vec::new();
         for reference in &resolved.references {
             let wanted = reference.platform.as_ref().unwrap_or(platform);
@@ -254,12 +254,14 @@ fn read_dockerfile(
         let hint = (error.kind() == std::io::ErrorKind::NotFound).then(|| near_dockerfile(root, path)).flatten();
         vec![Problem { message, places: vec![place.clone()], hint }]
     };
-    let metadata = std::fs::metadata(&full).map_err(|error| fail(&error))?;
-    if metadata.is_dir() {
+    let file = std::fs::File::open(&full).map_err(|error| fail(&error))?;
+    let stamp = stamp_of(&file).map_err(|error| fail(&error))?;
+    if stamp.is_dir() {
         let hint = full.join("Dockerfile").is_file().then(|| format!("did you mean `{path}/Dockerfile`?"));
         return Err(vec![Problem { message: format!("`{path}` is a folder, not a Dockerfile"), places: vec![place.clone()], hint }]);
     }
-    let bytes = std::fs::read(&full).map_err(|error| fail(&error))?;
+    let mut bytes = Vec::new();
+    read_file(&file, stamp.size, &mut bytes).map_err(|error| fail(&error))?;
     let text = String::from_utf8(bytes).map_err(|error| {
         vec![Problem {
             message: format!("`{path}` is not UTF-8 at byte {}", error.utf8_error().valid_up_to()),
@@ -269,5 +271,5 @@ fn read_dockerfile(
     })?;
     let source = Arc::new(Source { path: path.to_owned(), text });
     let parsed = parse(&source)?;
-    Ok(DockerfileRead { path: path.to_owned(), stamp: Stamp::of(&metadata), parsed: Arc::new(parsed) })
+    Ok(DockerfileRead { path: path.to_owned(), stamp, parsed: Arc::new(parsed) })
 }

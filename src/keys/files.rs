@@ -10,19 +10,20 @@
 //! follows, then records of [`RECORD`] bytes sorted by device and inode: device, inode, size, modified, changed, digest, and
 //! how many saves ago it was last asked for. Numbers are little-endian.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{File, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use nix::fcntl::OFlag;
 use nix::sys::statfs::fstatfs;
 use rayon::prelude::*;
 
 use crate::dockerfile::{ContextEntry, ContextInput, EntryKind};
+use crate::folder::{Folder, read_file, stamp_of};
 use crate::problem::Problem;
 use crate::stamp::{Stamp, coarse_clock, is_coarse};
 
@@ -86,23 +87,54 @@ impl FileDigests {
     ///
     /// # Errors
     /// A problem for each file that can't be read, is no such file any more, or changes while it is read.
-    pub fn digest(&self, root: &Path, shown: &str, entries: &[ContextEntry]) -> Result<Vec<ContextInput>, Vec<Problem>> {
-        let mut inputs: Vec<ContextInput> =
-            entries.iter().map(|entry| ContextInput { entry: entry.clone(), content: self.known(entry) }).collect();
+    pub fn digest(&self, root: &Folder, shown: &str, entries: Vec<ContextEntry>) -> Result<Vec<ContextInput>, Vec<Problem>> {
+        let mut inputs: Vec<ContextInput> = entries.into_iter().map(|entry| ContextInput { content: self.stored(&entry), entry }).collect();
+        self.recall(&mut inputs);
         let unknown = |input: &&mut ContextInput| matches!(input.entry.kind, EntryKind::File { .. }) && input.content.is_none();
         let missing: Vec<&mut ContextInput> = inputs.iter_mut().filter(unknown).collect();
-        let problems: Vec<Problem> = missing
-            .into_par_iter()
-            .filter_map(|input| match self.read(root, &input.entry, hash) {
-                Ok((stamp, digest)) => {
-                    input.entry.stamp = stamp;
-                    input.content = Some(digest);
-                    None
-                }
-                Err(failure) => Some(failure.problem(shown, &input.entry.path)),
-            })
-            .collect();
+        let read = |input: &mut ContextInput| match self.read(root, &input.entry, hash) {
+            Ok(read) => {
+                input.entry.stamp = read.stamp;
+                input.content = Some(read.digest);
+                Ok(read)
+            }
+            Err(failure) => Err(failure.problem(shown, &input.entry.path)),
+        };
+        // a thread is not worth waking for a few small files: there are other nodes to look at
+        let bytes: u64 = missing.iter().map(|input| input.entry.stamp.size).sum();
+        let results: Vec<Result<Digested, Problem>> = match bytes < LARGE {
+            true => missing.into_iter().map(read).collect(),
+            false => missing.into_par_iter().map(read).collect(),
+        };
+        let mut problems = Vec::new();
+        let mut kept = Vec::with_capacity(results.len());
+        for result in results {
+            match result {
+                Ok(read) => kept.extend(read.settled.then_some(read)),
+                Err(problem) => problems.push(problem),
+            }
+        }
+        if !kept.is_empty() {
+            let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
+            fresh.extend(kept.into_iter().map(|read| ((read.stamp.device, read.stamp.inode), (read.stamp, read.digest))));
+            self.unsaved.store(true, Ordering::Relaxed);
+        }
         if problems.is_empty() { Ok(inputs) } else { Err(problems) }
+    }
+
+    /// The digests that this process has read before.
+    fn recall(&self, inputs: &mut [ContextInput]) {
+        let unknown = |input: &&mut ContextInput| matches!(input.entry.kind, EntryKind::File { .. }) && input.content.is_none();
+        let mut missing = inputs.iter_mut().filter(unknown).peekable();
+        if missing.peek().is_none() {
+            return;
+        }
+        let fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
+        for input in missing {
+            let stamp = input.entry.stamp;
+            let known = fresh.get(&(stamp.device, stamp.inode)).filter(|(known, _)| same_content(known, &stamp));
+            input.content = known.map(|(_, digest)| *digest);
+        }
     }
 
     /// Writes the cache, whole or not at all, if anything was added.
@@ -153,7 +185,7 @@ impl FileDigests {
         &self.stored[HEAD + index * RECORD..HEAD + (index + 1) * RECORD]
     }
 
-    fn known(&self, entry: &ContextEntry) -> Option<[u8; 32]> {
+    fn stored(&self, entry: &ContextEntry) -> Option<[u8; 32]> {
         if !matches!(entry.kind, EntryKind::File { .. }) {
             return None;
         }
@@ -172,44 +204,36 @@ impl FileDigests {
                         digest.copy_from_slice(&record[40..72]);
                         return Some(digest);
                     }
-                    break;
+                    return None;
                 }
             }
         }
-        let fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
-        fresh.get(&key).filter(|(stamp, _)| same_content(stamp, &entry.stamp)).map(|(_, digest)| *digest)
+        None
     }
 
     /// Reads a file by `hash`, which gives digest and length, until it held still meanwhile.
     fn read(
         &self,
-        root: &Path,
+        root: &Folder,
         entry: &ContextEntry,
         hash: impl Fn(&mut File, u64) -> io::Result<([u8; 32], u64)>,
-    ) -> Result<(Stamp, [u8; 32]), Failure> {
-        let path = root.join(&entry.path);
+    ) -> Result<Digested, Failure> {
         for _ in 0..READS {
             let clock = (self.clock)();
             // neither a link nor a pipe put there since the listing may lead astray or block
-            let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-            let mut file = match OpenOptions::new().read(true).custom_flags(flags.bits()).open(&path) {
+            let mut file = match root.open_file(&entry.path) {
                 Err(error) if error.raw_os_error() == Some(libc::ELOOP) => return Err(Failure::Another),
                 opened => opened.map_err(Failure::Unreadable)?,
             };
-            let metadata = file.metadata().map_err(Failure::Unreadable)?;
-            let before = Stamp::of(&metadata);
-            if !metadata.is_file() || (entry.kind != EntryKind::File { executable: before.mode & 0o100 != 0 }) {
+            let before = stamp_of(&file).map_err(Failure::Unreadable)?;
+            if !before.is_file() || (entry.kind != EntryKind::File { executable: before.mode & 0o100 != 0 }) {
                 return Err(Failure::Another);
             }
             let (digest, length) = hash(&mut file, before.size).map_err(Failure::Unreadable)?;
-            let after = Stamp::of(&file.metadata().map_err(Failure::Unreadable)?);
+            let after = stamp_of(&file).map_err(Failure::Unreadable)?;
             if before == after && length == before.size {
-                if before.is_settled(clock, self.is_coarse(before.device, &file)) {
-                    let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
-                    fresh.insert((before.device, before.inode), (before, digest));
-                    self.unsaved.store(true, Ordering::Relaxed);
-                }
-                return Ok((before, digest));
+                let settled = before.is_settled(clock, self.is_coarse(before.device, &file));
+                return Ok(Digested { stamp: before, digest, settled });
             }
         }
         Err(Failure::Changing)
@@ -220,6 +244,15 @@ impl FileDigests {
         // what can't be asked counts as coarse
         *devices.entry(device).or_insert_with(|| fstatfs(file).map_or(true, |system| is_coarse(&system)))
     }
+}
+
+/// A file that was read.
+#[derive(Debug)]
+struct Digested {
+    stamp: Stamp,
+    digest: [u8; 32],
+    /// Whether any later change will show in its stamp.
+    settled: bool,
 }
 
 /// Why a file has no digest.
@@ -250,10 +283,15 @@ impl Failure {
 
 /// Content and length of the rest of `file`, which is about `size` bytes long.
 fn hash(file: &mut File, size: u64) -> io::Result<([u8; 32], u64)> {
+    thread_local! {
+        /// What a small file holds: the same memory for all of them.
+        static BYTES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
     if size < LARGE {
-        let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
-        file.read_to_end(&mut bytes)?;
-        return Ok((*blake3::hash(&bytes).as_bytes(), bytes.len() as u64));
+        return BYTES.with_borrow_mut(|bytes| {
+            read_file(file, size, bytes)?;
+            Ok((*blake3::hash(bytes).as_bytes(), bytes.len() as u64))
+        });
     }
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; LARGE as usize];

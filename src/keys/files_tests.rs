@@ -25,6 +25,10 @@ impl World {
         self.temp.path().join("context")
     }
 
+    fn folder(&self) -> Folder {
+        Folder::open(self.root())
+    }
+
     fn write(&self, path: &str, content: &str) {
         fs::write(self.root().join(path), content).unwrap();
     }
@@ -48,7 +52,7 @@ impl World {
     }
 
     fn digest(&self, digests: &FileDigests, path: &str) -> [u8; 32] {
-        digests.digest(&self.root(), "", &[self.entry(path)]).unwrap()[0].content.unwrap()
+        digests.digest(&self.folder(), "", vec![self.entry(path)]).unwrap()[0].content.unwrap()
     }
 }
 
@@ -82,7 +86,7 @@ fn a_settled_file_is_read_once() {
     settle();
     let digests = world.load();
     let entries = ["link", "a", "folder"].map(|path| world.entry(path));
-    let inputs = digests.digest(&world.root(), "", &entries).unwrap();
+    let inputs = digests.digest(&world.folder(), "", entries.to_vec()).unwrap();
     assert_eq!(inputs.iter().map(|input| input.entry.clone()).collect::<Vec<_>>(), entries);
     assert_eq!(inputs.iter().map(|input| input.content).collect::<Vec<_>>(), [None, Some(of("one")), None]);
     assert_eq!(digests.len(), 1);
@@ -164,7 +168,7 @@ fn a_file_written_to_while_it_is_read_is_never_kept_with_another_content() {
         clock
     });
     let entry = world.entry("a");
-    let inputs = digests.digest(&world.root(), "", std::slice::from_ref(&entry)).unwrap();
+    let inputs = digests.digest(&world.folder(), "", vec![entry.clone()]).unwrap();
     assert_eq!(inputs[0].content, Some(of("write 0")));
     assert_eq!(inputs[0].entry.stamp, world.entry("a").stamp, "the stamp is of the content that was read");
     assert_ne!(inputs[0].entry.stamp, entry.stamp);
@@ -198,11 +202,11 @@ fn a_file_that_changes_between_the_stats_is_read_again_and_in_the_end_a_problem(
                 read
             }
         };
-        let (stamp, digest) = digests.read(&world.root(), &entry, disturbed(1)).unwrap();
-        assert_eq!((stamp, digest), (world.entry("a").stamp, of(&fs::read_to_string(&path).unwrap())), "{case}");
-        assert_eq!((reads.load(Ordering::Relaxed), digests.len()), (2, 1), "{case}");
+        let read = digests.read(&world.folder(), &entry, disturbed(1)).unwrap();
+        assert_eq!((read.stamp, read.digest), (world.entry("a").stamp, of(&fs::read_to_string(&path).unwrap())), "{case}");
+        assert_eq!((reads.load(Ordering::Relaxed), read.settled), (2, true), "{case}");
 
-        let failure = digests.read(&world.root(), &entry, disturbed(u64::MAX)).unwrap_err();
+        let failure = digests.read(&world.folder(), &entry, disturbed(u64::MAX)).unwrap_err();
         assert_eq!(reads.load(Ordering::Relaxed), READS as u64, "{case}");
         assert_eq!(failure.problem("images/a", "a").message, "`images/a/a` changed while it was read");
     }
@@ -224,7 +228,7 @@ fn what_is_no_such_file_any_more_is_a_problem_that_names_it() {
     fs::create_dir(root.join("folder")).unwrap();
     nix::unistd::mkfifo(&root.join("pipe"), nix::sys::stat::Mode::from_bits_truncate(0o644)).unwrap();
     fs::set_permissions(root.join("exec"), Permissions::from_mode(0o755)).unwrap();
-    let problems = world.load().digest(&root, "images/a", &entries).unwrap_err();
+    let problems = world.load().digest(&world.folder(), "images/a", entries.to_vec()).unwrap_err();
     insta::assert_snapshot!(problems.iter().map(|problem| problem.message.as_str()).collect::<Vec<_>>().join("\n"), @r"
     `images/a/exec` changed while it was read
     `images/a/folder` changed while it was read
@@ -279,9 +283,9 @@ fn the_stored_form_of_version_1_is_read() {
     let world = World::new();
     fs::write(world.temp.path().join("file-digests"), bytes).unwrap();
     let entry = |stamp| ContextEntry { path: "a".into(), kind: EntryKind::File { executable: false }, stamp };
-    assert_eq!(world.load().known(&entry(stamp)), Some(of("one")));
+    assert_eq!(world.load().stored(&entry(stamp)), Some(of("one")));
     for other in [Stamp { size: 4, ..stamp }, Stamp { modified: 5, ..stamp }, Stamp { changed: 6, ..stamp }, Stamp { inode: 3, ..stamp }] {
-        assert_eq!(world.load().known(&entry(other)), None);
+        assert_eq!(world.load().stored(&entry(other)), None);
     }
 }
 
@@ -310,7 +314,7 @@ fn what_nobody_asks_for_is_forgotten_in_time() {
         digests.save().unwrap();
     }
     let last = load();
-    assert_eq!((last.known(&world.entry("forgotten")), last.known(&world.entry("asked"))), (None, Some(of("asked"))));
+    assert_eq!((last.stored(&world.entry("forgotten")), last.stored(&world.entry("asked"))), (None, Some(of("asked"))));
 }
 
 #[test]
@@ -327,7 +331,7 @@ fn threads_share_a_cache_and_large_files_are_hashed_whole() {
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
-                let inputs = digests.digest(&world.root(), "", &entries).unwrap();
+                let inputs = digests.digest(&world.folder(), "", entries.to_vec()).unwrap();
                 for (number, input) in inputs[..100].iter().enumerate() {
                     assert_eq!(input.content, Some(of(&number.to_string())));
                 }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::files::FileDigests;
 use crate::component::Component;
 use crate::dockerfile::{self, ContextInput, ContextSource, ContextUse, EntryKind, Ignore, Listing};
+use crate::folder::Folder;
 use crate::problem::{Place, Problem};
 use crate::spec::Glob;
 use crate::stamp::Stamp;
@@ -20,38 +21,47 @@ pub type Watched = (String, Option<Stamp>);
 pub struct Inputs {
     /// Context entries, sorted by path.
     pub context: Arc<[ContextInput]>,
+    /// The context's folder.
+    folder: Arc<str>,
+    /// What else was looked at: folders, ignore files.
+    besides: Arc<[Watched]>,
+}
+
+impl Inputs {
     /// All that was looked at.
-    pub watched: Arc<[Watched]>,
+    pub fn watched(&self) -> impl Iterator<Item = Watched> {
+        let entries = self.context.iter().map(|input| (join(&self.folder, &input.entry.path), Some(input.entry.stamp)));
+        entries.chain(self.besides.iter().cloned())
+    }
 }
 
 /// Inputs that several nodes have in common, looked at once: thousands of images may be tested by one Dockerfile. Holds for one
 /// look at everything, and not longer.
 #[derive(Default)]
-pub struct Shared(Mutex<HashMap<Asked, Vec<(ContextUse, Inputs)>>>);
+pub struct Shared(Mutex<HashMap<String, Vec<Answer>>>);
 
-/// A context's folder, and the Dockerfile it is of.
-type Asked = (String, String);
+/// A context's folder, what is read of it, and what that came to: by the Dockerfile.
+type Answer = (String, ContextUse, Inputs);
 
 impl Shared {
-    /// As [`context`], by its answer to the same question where there is one.
+    /// The answer to the same question, where there is one.
+    pub(super) fn known(&self, folder: &str, dockerfile: &str, uses: &ContextUse) -> Option<Inputs> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(dockerfile)?.iter().find(|(other, used, _)| other == folder && used == uses).map(|(.., inputs)| inputs.clone())
+    }
+
+    /// As [`context`], and kept.
     pub(super) fn context(
         &self,
         root: &Path,
-        folder: &str,
+        (folder, opened): (&str, &Folder),
         dockerfile: &str,
         uses: &ContextUse,
         digests: &FileDigests,
     ) -> Result<Inputs, Vec<Problem>> {
-        let asked = (folder.to_owned(), dockerfile.to_owned());
-        let known = || {
-            let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            all.get(&asked)?.iter().find(|(other, _)| other == uses).map(|(_, inputs)| inputs.clone())
-        };
-        if let Some(inputs) = known() {
-            return Ok(inputs);
-        }
-        let inputs = context(root, folder, Some(dockerfile), uses, digests)?;
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(asked).or_default().push((uses.clone(), inputs.clone()));
+        let inputs = context(root, (folder, opened), Some(dockerfile), uses, digests)?;
+        let answer = (folder.to_owned(), uses.clone(), inputs.clone());
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(dockerfile.to_owned()).or_default().push(answer);
         Ok(inputs)
     }
 
@@ -70,14 +80,14 @@ pub(super) fn join(folder: &str, path: &str) -> String {
     }
 }
 
-/// Lists and digests what of the context `folder` (relative to `root`) counts for the Dockerfile at `dockerfile`; without one,
+/// Lists and digests what of the context `folder` (relative to `root`, and open) counts for the Dockerfile at `dockerfile`; without one,
 /// nothing is ignored.
 ///
 /// # Errors
 /// What of it is missing, unreadable or no file.
 pub(super) fn context(
     root: &Path,
-    folder: &str,
+    (folder, opened): (&str, &Folder),
     dockerfile: Option<&str>,
     uses: &ContextUse,
     digests: &FileDigests,
@@ -85,32 +95,34 @@ pub(super) fn context(
     if uses.is_empty() {
         return Ok(Inputs::default());
     }
-    let context_root = root.join(folder);
-    let listing = list(root, folder, dockerfile, uses)?;
-    let context = digests.digest(&context_root, folder, &listing.entries)?;
+    let listing = list(root, (folder, opened), dockerfile, uses)?;
+    let context = digests.digest(opened, folder, listing.entries)?;
     // an ignore file may lie beside a Dockerfile that is outside of the context; then its path is whole
     let shown = |path: &str| match Path::new(path).strip_prefix(root) {
         Ok(inside) => inside.to_string_lossy().into_owned(),
         Err(_) if path.starts_with('/') => path.to_owned(),
         Err(_) => join(folder, path),
     };
-    let mut watched: Vec<Watched> = context.iter().map(|input| (join(folder, &input.entry.path), Some(input.entry.stamp))).collect();
-    watched.extend(listing.folders.iter().chain(&listing.ignore_file).map(|(path, stamp)| (shown(path), Some(*stamp))));
-    watched.extend(listing.missing.iter().map(|path| (shown(path), None)));
-    Ok(Inputs { context: context.into(), watched: watched.into() })
+    let there = listing.folders.iter().chain(&listing.ignore_file).map(|(path, stamp)| (shown(path), Some(*stamp)));
+    let besides = there.chain(listing.missing.iter().map(|path| (shown(path), None))).collect();
+    Ok(Inputs { context: context.into(), folder: folder.into(), besides })
 }
 
 /// Lists what of the context `folder` counts for the Dockerfile at `dockerfile`, without reading it.
 ///
 /// # Errors
 /// What of it is missing or no file.
-pub(super) fn list(root: &Path, folder: &str, dockerfile: Option<&str>, uses: &ContextUse) -> Result<Listing, Vec<Problem>> {
-    let context_root = root.join(folder);
+pub(super) fn list(
+    root: &Path,
+    (folder, opened): (&str, &Folder),
+    dockerfile: Option<&str>,
+    uses: &ContextUse,
+) -> Result<Listing, Vec<Problem>> {
     let ignore = match dockerfile {
-        Some(path) => Ignore::load(&context_root, &root.join(path)).map_err(|problem| vec![problem.below(folder)])?,
+        Some(path) => Ignore::load(opened, &root.join(path)).map_err(|problem| vec![problem.below(folder)])?,
         None => Ignore::empty(),
     };
-    dockerfile::list_context(&context_root, uses, &ignore)
+    dockerfile::list_context(opened, uses, &ignore)
 }
 
 /// Lists and digests what the patterns of a build file match; `place` is where they are written.
@@ -129,7 +141,7 @@ pub(super) fn globs(root: &Path, globs: &[Glob], place: &Place, digests: &FileDi
             place: place.clone(),
         }
     };
-    context(root, "", None, &ContextUse { sources: globs.iter().map(source).collect(), whole: None }, digests)
+    context(root, ("", &Folder::open(root)), None, &ContextUse { sources: globs.iter().map(source).collect(), whole: None }, digests)
 }
 
 /// A file, or all below a folder; absolute, or relative to `root`.
@@ -139,7 +151,7 @@ pub(super) fn globs(root: &Path, globs: &[Glob], place: &Place, digests: &FileDi
 pub(super) fn tree(root: &Path, path: &str, place: &Place, digests: &FileDigests) -> Result<Inputs, Vec<Problem>> {
     if root.join(path).is_dir() {
         let whole = ContextUse { sources: Vec::new(), whole: Some("all of it counts".to_owned()) };
-        return context(root, path, None, &whole, digests);
+        return context(root, (path, &Folder::open(root.join(path))), None, &whole, digests);
     }
     let (folder, name) = match path.rsplit_once('/') {
         Some(("", name)) => ("/", name),
@@ -154,7 +166,8 @@ pub(super) fn tree(root: &Path, path: &str, place: &Place, digests: &FileDigests
         instruction: "base",
         place: place.clone(),
     };
-    context(root, folder, None, &ContextUse { sources: vec![source], whole: None }, digests)
+    let opened = Folder::open(root.join(folder));
+    context(root, (folder, &opened), None, &ContextUse { sources: vec![source], whole: None }, digests)
 }
 
 /// One component for each input: like `file node/start.sh` = `755 <blake3>`.

@@ -27,6 +27,7 @@ use crate::clock::Timestamp;
 use crate::component::Component;
 use crate::digest::{ImageId, Key};
 use crate::dockerfile::{Configs, ContextSource, ContextUse, Dockerfile, Request, Resolved};
+use crate::folder::Folder;
 use crate::graph::{BaseNode, BaseSource, ImageNode, StandIn, TestNode};
 use crate::label::NodeLabel;
 use crate::platform::Platform;
@@ -54,8 +55,8 @@ impl Own {
     }
 
     /// All paths that it relies on.
-    pub fn watched(&self) -> impl Iterator<Item = &Watched> {
-        self.inputs.watched.iter().chain(&self.more)
+    pub fn watched(&self) -> impl Iterator<Item = Watched> {
+        self.inputs.watched().chain(self.more.iter().cloned())
     }
 }
 
@@ -100,10 +101,10 @@ impl Keys<'_> {
         let read = &node.dockerfile;
         let resolved = read.parsed.resolve(&request, configs)?;
         given(&read.parsed, &resolved, Some(spec))?;
-        let place = || spec.origin.field("context");
-        self.context_is_there(&resolved, &spec.context, &place)?;
-        let resolved = self.settled(resolved, &read.path, &spec.context)?;
-        let files = inputs::context(self.root, &spec.context, Some(&read.path), &resolved.context, self.digests)?;
+        let opened = self.open_context(&resolved, &spec.context, &|| spec.origin.field("context"))?;
+        let context = (&*spec.context, &opened);
+        let resolved = self.settled(resolved, &read.path, context)?;
+        let files = inputs::context(self.root, context, Some(&read.path), &resolved.context, self.digests)?;
         let mut own = self.dockerfile(&read.parsed, resolved, files, spec.network, platform);
         own.components.extend(own.resolved.iter().flat_map(|resolved| mounts(resolved, spec)).collect::<Vec<_>>());
         own.more.push((node.dockerfile.path.clone(), Some(node.dockerfile.stamp)));
@@ -114,7 +115,7 @@ impl Keys<'_> {
         if !spec.extra_inputs.is_empty() {
             let extra = inputs::globs(self.root, &spec.extra_inputs, &spec.origin.field("extra_inputs"), self.digests)?;
             own.components.extend(inputs::components("extra", &extra.context));
-            own.more.extend_from_slice(&extra.watched);
+            own.more.extend(extra.watched());
         }
         Ok(own)
     }
@@ -130,9 +131,17 @@ impl Keys<'_> {
                 let request = Request { target: None, args: &args, platform, build_platform: self.build_platform };
                 let resolved = read.parsed.resolve(&request, configs)?;
                 given(&read.parsed, &resolved, None)?;
-                self.context_is_there(&resolved, context, &|| node.spec.origin.field("context"))?;
-                let resolved = self.settled(resolved, &read.path, context)?;
-                let files = shared.context(self.root, context, &read.path, &resolved.context, self.digests)?;
+                let known = shared.known(context, &read.path, &resolved.context);
+                let (resolved, files) = match known.filter(|_| resolved.configs_needed.is_empty()) {
+                    Some(files) => (resolved, files),
+                    None => {
+                        let opened = self.open_context(&resolved, context, &|| node.spec.origin.field("context"))?;
+                        let context = (&**context, &opened);
+                        let resolved = self.settled(resolved, &read.path, context)?;
+                        let files = shared.context(self.root, context, &read.path, &resolved.context, self.digests)?;
+                        (resolved, files)
+                    }
+                };
                 let mut own = self.dockerfile(&read.parsed, resolved, files, node.spec.network, platform);
                 own.more.push((read.path.clone(), Some(read.stamp)));
                 Ok(own)
@@ -199,18 +208,19 @@ impl Keys<'_> {
         Ok((inputs::components("file", &files.context).collect(), files))
     }
 
-    fn context_is_there(&self, resolved: &Resolved, context: &str, place: &dyn Fn() -> Place) -> Result<(), Vec<Problem>> {
-        let folder = self.root.join(context);
-        if resolved.context.is_empty() || folder.is_dir() {
-            return Ok(());
+    /// The context's folder, which is there if anything of it is read.
+    fn open_context(&self, resolved: &Resolved, context: &str, place: &dyn Fn() -> Place) -> Result<Folder, Vec<Problem>> {
+        let folder = Folder::open(self.root.join(context));
+        if resolved.context.is_empty() || folder.is_there() {
+            return Ok(folder);
         }
-        let what = if folder.exists() { "is no folder, but the context" } else { "is the context, and is not there" };
+        let what = if folder.path().exists() { "is no folder, but the context" } else { "is the context, and is not there" };
         Err(vec![Problem { message: format!("`{context}` {what}"), places: vec![place()], hint: None }])
     }
 
     /// The resolution, if it is not provisional. If it is, sources that are surely missing are told all the same: nobody wants to
     /// wait for the build of a parent to learn of a slip.
-    fn settled(&self, resolved: Resolved, dockerfile: &str, context: &str) -> Result<Resolved, KeyError> {
+    fn settled(&self, resolved: Resolved, dockerfile: &str, context: (&str, &Folder)) -> Result<Resolved, KeyError> {
         if resolved.configs_needed.is_empty() {
             return Ok(resolved);
         }

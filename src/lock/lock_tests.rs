@@ -109,7 +109,7 @@ fn broken_locks_are_refused() {
     2 | Lock(version: 2, nodes: {"x": Some((a: [1]))}, more: New(1))
       |               ^
       |
-      = help: a newer igraph wrote it: use that, or restore an older lock
+      = hint: a newer igraph wrote it: use that, or restore an older lock
     "#);
     insta::assert_snapshot!(said(&with("    (", &format!("<<<<<<< ours\n{entry}=======\n{entry}>>>>>>> theirs\n    ("))), @r"
     error: this lock holds an unfinished merge
@@ -118,7 +118,7 @@ fn broken_locks_are_refused() {
     3 | <<<<<<< ours
       | ^^^^^^^^^^^^
       |
-      = help: take either side whole, then `igraph update` what should be newer
+      = hint: take either side whole, then `igraph update` what should be newer
     ");
     insta::assert_snapshot!(said(&with("    (", &format!("{entry}    ("))), @r#"
     error: `docker.io/library/debian:bookworm` for linux/amd64 is locked twice
@@ -127,7 +127,7 @@ fn broken_locks_are_refused() {
     12 |         reference: "docker.io/library/debian:bookworm",
        |                     ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
        |
-       = help: remove one, and let `igraph update` resolve it anew
+       = hint: remove one, and let `igraph update` resolve it anew
     "#);
     insta::assert_snapshot!(said(&with("2026-11-23T18:27:00Z", "yesterday")), @r#"
     error: `yesterday` is no time
@@ -136,7 +136,7 @@ fn broken_locks_are_refused() {
     9 |         time: "yesterday",
       |                ^^^^^^^^^
       |
-      = help: write it like `2026-11-23T18:27:00Z`
+      = hint: write it like `2026-11-23T18:27:00Z`
     "#);
     insta::assert_snapshot!(said(&with("manifest: \"sha256:", "manifest: \"md5:")), @r#"
     error: this lock can't be read: `md5:34e8b041d8e3fa4ded03a26b45817d3064b24c406d270dc4976362c6ae271875` is no digest: it must begin with `sha256:`
@@ -145,7 +145,7 @@ fn broken_locks_are_refused() {
     7 |         manifest: "md5:34e8b041d8e3fa4ded03a26b45817d3064b24c406d270dc4976362c6ae271875",
       |                    ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
       |
-      = help: restore it, or remove it and let igraph resolve all bases anew
+      = hint: restore it, or remove it and let igraph resolve all bases anew
     "#);
     insta::assert_snapshot!(said(&with("platform", "plattform")), @r#"
     error: this lock can't be read: unexpected field named `plattform` in `base`, expected one of `reference`, `platform`, `index`, `manifest`, `config`, `time`, or `candidate` instead
@@ -154,7 +154,7 @@ fn broken_locks_are_refused() {
     5 |         plattform: "linux/amd64",
       |         ^^^^^^^^^
       |
-      = help: restore it, or remove it and let igraph resolve all bases anew
+      = hint: restore it, or remove it and let igraph resolve all bases anew
     "#);
     insta::assert_snapshot!(said(&V1[..V1.len() / 2]), @r#"
     error: this lock can't be read: expected end of string
@@ -163,7 +163,7 @@ fn broken_locks_are_refused() {
     14 |         index: "sha256:
        |                ^
        |
-       = help: restore it, or remove it and let igraph resolve all bases anew
+       = hint: restore it, or remove it and let igraph resolve all bases anew
     "#);
     insta::assert_snapshot!(said(""), @r"
     error: this lock can't be read: expected opening `(` for struct `Lock`
@@ -172,7 +172,7 @@ fn broken_locks_are_refused() {
     1 |
       | ^
       |
-      = help: restore it, or remove it and let igraph resolve all bases anew
+      = hint: restore it, or remove it and let igraph resolve all bases anew
     ");
 }
 
@@ -203,7 +203,7 @@ fn candidates_and_renewals_are_written_and_read() {
     28 |     (label: "//base:bookworm", renewed: "2026-11-23T02:00:00Z", policy: "settle"),
        |                                                                          ^^^^^^
        |
-       = help: a stamp is made by `refresh` or `probe`
+       = hint: a stamp is made by `refresh` or `probe`
     "#);
     insta::assert_snapshot!(said(", policy: \"refresh\"", ""), @r#"
     error: //base:bookworm has neither `since` nor `renewed` with its `policy`, or both
@@ -212,7 +212,7 @@ fn candidates_and_renewals_are_written_and_read() {
     28 |     (label: "//base:bookworm", renewed: "2026-11-23T02:00:00Z"),
        |              ^^^^^^^^^^^^^^^
        |
-       = help: remove the entry: `igraph update` then counts its age anew
+       = hint: remove the entry: `igraph update` then counts its age anew
     "#);
     insta::assert_snapshot!(said("//base:bookworm", "//debian/jessie:4.2.1"), @r#"
     error: //debian/jessie:4.2.1 is locked twice
@@ -221,6 +221,6 @@ fn candidates_and_renewals_are_written_and_read() {
     29 |     (label: "//debian/jessie:4.2.1", since: "2026-11-20T02:00:00Z"),
        |              ^^^^^^^^^^^^^^^^^^^^^
        |
-       = help: keep the entry with the later time
+       = hint: keep the entry with the later time
     "#);
 }

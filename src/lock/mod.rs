@@ -219,6 +219,12 @@ impl LockFile {
         self.lock.lock().unwrap_or_else(PoisonError::into_inner).renewal(label).copied()
     }
 
+    /// Whether the file says what this one has read or written last, and nobody else has changed it since.
+    pub fn is_on_disk(&self) -> bool {
+        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        Lock::load(&self.path, LOCK_FILE).is_ok_and(|now| now == *lock)
+    }
+
     /// Adds or replaces bases, and writes the file.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use super::kept::{Kept, Traces};
 use super::past::{NameScope, Past, PastResult};
 use super::tested::{NotTested, PassedTest, Tested};
 use crate::clock::Day;
-use crate::component::{Component, KEY_SCHEMA, key_of, schema_of};
+use crate::component::{Component, KEY_SCHEMA, key_of, key_of_parts, schema_of};
 use crate::digest::Key;
 use crate::dockerfile::{Configs, ImageUse};
 use crate::graph::{BaseNode, BaseSource, Body, GateNode, Graph, ImageNode, NamesNode, Node, NodeIndex, SUBJECT, StandIn, TestNode};
@@ -45,8 +45,8 @@ impl<'a> Planner<'a> {
             graph,
             keys,
             past,
+            kept: Kept::new(graph.len(), options.compared),
             options,
-            kept: Kept::default(),
             shared: Shared::default(),
             results: Mutex::default(),
             lost: Mutex::default(),
@@ -74,7 +74,9 @@ impl<'a> Planner<'a> {
                 decided[index.index()] = Some(decision);
             }
         }
-        self.graph.order().iter().filter_map(|index| decided[index.index()].take().map(|decision| (*index, decision))).collect()
+        let mut plan = Vec::with_capacity(decided.len());
+        plan.extend(self.graph.order().iter().filter_map(|index| decided[index.index()].take().map(|decision| (*index, decision))));
+        plan
     }
 
     /// Marks a result as needed by `needed_by` and nowhere to be had: the node has to run.
@@ -183,7 +185,7 @@ impl<'a> Planner<'a> {
                     Ok(None) => return Decision::Blocked("a base without a source".to_owned()),
                     Err(problems) => return Decision::Broken(problems),
                 };
-                self.by_key(index, node, own.with([]), None, move |past| {
+                self.by_key(index, node, &own, Vec::new(), None, move |past| {
                     past.image.map(|image| Value::Base { content: image.to_string(), image, manifest: None, stand_in })
                 })
             }
@@ -208,7 +210,7 @@ impl<'a> Planner<'a> {
             Err(waits) if ended.is_some() => return Decision::Maybe(waits),
             Err(waits) => return self.changed_alone(index, node, &own, path).unwrap_or(Decision::Maybe(waits)),
         };
-        self.by_key(index, node, own.with(dependencies), path, value)
+        self.by_key(index, node, &own, dependencies, path, value)
     }
 
     fn test(&self, index: NodeIndex, node: &Node<'_>, test: &TestNode<'_>, values: &Values<'_>) -> Decision {
@@ -226,7 +228,7 @@ impl<'a> Planner<'a> {
         };
         dependencies.push(Component::new("subject", subject.to_string()));
         let label = node.label();
-        self.by_key(index, node, own.with(dependencies), None, move |past| {
+        self.by_key(index, node, &own, dependencies, None, move |past| {
             // the key holds the subject; a record that says otherwise is none
             past.image.filter(|image| *image == subject)?;
             PassedTest::from_record(label, past.key, subject, past.good).map(Value::Test)
@@ -333,22 +335,29 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// The decision about a node whose full list of components is known.
+    /// The decision about a node whose full list of components is known: its own, and those of what it stands on.
     fn by_key(
         &self,
         index: NodeIndex,
         node: &Node<'_>,
-        mut components: Vec<Component>,
+        own: &Own,
+        dependencies: Vec<Component>,
         dockerfile: Option<&str>,
         value: impl FnOnce(&PastResult) -> Option<Value>,
     ) -> Decision {
-        let key = key_of(&mut components);
+        let key = key_of_parts(own.components.iter().chain(&dependencies));
         let past = self.result(key);
         if let Some(day) = self.ended(index) {
             return self.stays(index, node, day, past.filter(|past| past.good), value);
         }
+        // few run: only their components are put together
+        let all = || {
+            let mut components = own.with(dependencies);
+            components.sort();
+            components
+        };
         if self.forced(index).is_some() || self.lost(index).is_some() {
-            return self.run(index, Vec::new(), Some((key, components)));
+            return self.run(index, Vec::new(), Some((key, all())));
         }
         let good = past.as_ref().is_some_and(|past| past.good);
         let named = node.owner.entry().is_some_and(|label| self.options.named.contains(label));
@@ -358,10 +367,10 @@ impl<'a> Planner<'a> {
         match past {
             Some(past) if past.good => match value(&past) {
                 Some(value) => Decision::Fresh(value),
-                None => self.run(index, vec![Reason::NeverBuilt], Some((key, components))),
+                None => self.run(index, vec![Reason::NeverBuilt], Some((key, all()))),
             },
             Some(past) => {
-                let decision = self.run(index, vec![Reason::LastRunFailed { run: past.run }], Some((key, components)));
+                let decision = self.run(index, vec![Reason::LastRunFailed { run: past.run }], Some((key, all())));
                 match decision {
                     // a step that got nothing and said nothing may be in the engine's cache (apt's ignored mirrors)
                     Decision::Run { reasons, key, .. } if past.infra => Decision::Run { reasons, key, no_cache: true },
@@ -369,6 +378,7 @@ impl<'a> Planner<'a> {
                 }
             }
             None => {
+                let components = all();
                 let reasons = self.reasons(node, &components, dockerfile);
                 self.run(index, reasons, Some((key, components)))
             }
@@ -548,6 +558,11 @@ impl<'a> Planner<'a> {
                 }))
             }
         }
+    }
+
+    /// Keeps only traces of a node that is settled: of thousands that run few run at a time.
+    pub fn let_go(&self, index: NodeIndex) {
+        self.kept.let_go(index);
     }
 
     /// Forgets what was computed of a node, since what it stands on has changed.

@@ -90,6 +90,8 @@ pub struct PlannerOptions {
     pub held: BTreeMap<Key, String>,
     /// Entries that are tried for all that: the user named them.
     pub named: BTreeSet<Label>,
+    /// Whether what nodes are made of is compared with a later look.
+    pub compared: bool,
 }
 
 /// Looks up the settled value of a node; `None` while it is not settled.

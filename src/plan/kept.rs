@@ -1,30 +1,30 @@
 //! What the planner keeps of each node's own components and files: all of it where the node may run, traces where it is fresh, since
 //! there are thousands of those and few run. Knows no decisions.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::component::key_of;
+use crate::component::key_of_parts;
 use crate::digest::Key;
 use crate::graph::NodeIndex;
-use crate::keys::{Own, Watched};
+use crate::keys::{Inputs, Own, Watched};
 
 /// What is left of a node's own components and files when nothing needs them any more.
 pub struct Traces {
-    /// Digest of the components: whether two looks saw the same.
-    pub own: Key,
-    files: Arc<[Watched]>,
+    /// Digest of the components, where it was wanted: whether two looks saw the same.
+    pub own: Option<Key>,
+    inputs: Inputs,
     more: Box<[Watched]>,
 }
 
 impl Traces {
-    fn of(own: &Own) -> Self {
-        Self { own: key_of(&mut own.components.clone()), files: own.inputs.watched.clone(), more: own.more.clone().into() }
+    fn of(own: &Own, compared: bool) -> Self {
+        let digest = compared.then(|| key_of_parts(own.components.iter()));
+        Self { own: digest, inputs: own.inputs.clone(), more: own.more.clone().into() }
     }
 
     /// All paths that the answer relied on.
-    pub fn watched(&self) -> impl Iterator<Item = &Watched> {
-        self.files.iter().chain(&self.more)
+    pub fn watched(&self) -> impl Iterator<Item = Watched> {
+        self.inputs.watched().chain(self.more.iter().cloned())
     }
 }
 
@@ -34,13 +34,22 @@ enum Entry {
 }
 
 /// By node.
-#[derive(Default)]
-pub(super) struct Kept(Mutex<HashMap<NodeIndex, Entry>>);
+pub(super) struct Kept {
+    /// A lock for each: all threads of a plan are in here all the time.
+    entries: Vec<Mutex<Option<Entry>>>,
+    /// Whether looks are compared.
+    compared: bool,
+}
 
 impl Kept {
+    /// Nothing yet, of so many nodes.
+    pub(super) fn new(nodes: usize, compared: bool) -> Self {
+        Self { entries: std::iter::repeat_with(Mutex::default).take(nodes).collect(), compared }
+    }
+
     /// All of it, where it is kept whole.
     pub(super) fn own(&self, node: NodeIndex) -> Option<Arc<Own>> {
-        match self.entries().get(&node)? {
+        match self.entry(node).as_ref()? {
             Entry::Whole(own) => Some(own.clone()),
             Entry::Traces(_) => None,
         }
@@ -48,8 +57,8 @@ impl Kept {
 
     /// What is known.
     pub(super) fn traces(&self, node: NodeIndex) -> Option<Arc<Traces>> {
-        match self.entries().get(&node)? {
-            Entry::Whole(own) => Some(Arc::new(Traces::of(own))),
+        match self.entry(node).as_ref()? {
+            Entry::Whole(own) => Some(Arc::new(Traces::of(own, self.compared))),
             Entry::Traces(traces) => Some(traces.clone()),
         }
     }
@@ -57,24 +66,26 @@ impl Kept {
     /// Keeps all of it.
     pub(super) fn keep(&self, node: NodeIndex, own: Own) -> Arc<Own> {
         let own = Arc::new(own);
-        self.entries().insert(node, Entry::Whole(own.clone()));
+        *self.entry(node) = Some(Entry::Whole(own.clone()));
         own
     }
 
     /// Keeps traces alone.
     pub(super) fn let_go(&self, node: NodeIndex) {
-        if let Some(own) = self.own(node) {
-            let traces = Arc::new(Traces::of(&own));
-            self.entries().insert(node, Entry::Traces(traces));
-        }
+        let mut entry = self.entry(node);
+        let traces = match &*entry {
+            Some(Entry::Whole(own)) => Traces::of(own, self.compared),
+            Some(Entry::Traces(_)) | None => return,
+        };
+        *entry = Some(Entry::Traces(Arc::new(traces)));
     }
 
     /// Keeps nothing.
     pub(super) fn forget(&self, node: NodeIndex) {
-        self.entries().remove(&node);
+        *self.entry(node) = None;
     }
 
-    fn entries(&self) -> std::sync::MutexGuard<'_, HashMap<NodeIndex, Entry>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn entry(&self, node: NodeIndex) -> MutexGuard<'_, Option<Entry>> {
+        self.entries[node.index()].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

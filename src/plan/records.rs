@@ -1,11 +1,12 @@
 //! The past, read from `state.db` and `igraph.lock`: what thousands of nodes ask is read at once, the rest when asked.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::past::{LockedBase, NameScope, Past, PastName, PastResult};
 use crate::component::Component;
-use crate::digest::{ImageId, Key};
+use crate::digest::{Digest, ImageId, Key};
 use crate::failure::FailureClass;
 use crate::graph::KnownConfigs;
 use crate::image::ImageConfig;
@@ -13,11 +14,33 @@ use crate::keys;
 use crate::label::{Label, NodeLabel};
 use crate::lock::LockFile;
 use crate::platform::Platform;
-use crate::record::{RecordError, State, Summary};
+use crate::record::{RecordError, State, StoredConfig, Summary, node_key};
 use crate::reference::Reference;
 
 /// What was last known of an owner's config.
 type OwnerConfigs = HashMap<(NodeLabel, Platform), Option<Arc<ImageConfig>>>;
+
+/// What is asked for one by one as long as few do, and read at once when many have: then a transaction for each would take longer than
+/// all else that is done for them.
+struct Many<T> {
+    asked: AtomicUsize,
+    /// How many are few.
+    few: usize,
+    all: OnceLock<T>,
+}
+
+impl<T> Many<T> {
+    /// Where so many results are recorded that reading all takes as long as asking for a part of them.
+    fn of(results: usize) -> Self {
+        Self { asked: AtomicUsize::new(0), few: 64 + results / 64, all: OnceLock::new() }
+    }
+
+    /// All of it, where many have asked.
+    fn all(&self, read: impl FnOnce() -> T) -> Option<&T> {
+        let many = self.asked.fetch_add(1, Ordering::Relaxed) >= self.few;
+        if many { Some(self.all.get_or_init(read)) } else { self.all.get() }
+    }
+}
 
 /// The past of one workspace.
 pub struct Records<'a> {
@@ -26,6 +49,10 @@ pub struct Records<'a> {
     /// All, or `None` where each is asked for.
     results: Option<HashMap<Key, Summary>>,
     names: HashMap<(NameScope, Reference), PastName>,
+    /// The image of the newest result that holds of every node that has one, by its [`node_key`].
+    images: Many<HashMap<String, ImageId>>,
+    /// The configs that nobody has asked for yet.
+    stored: Many<Mutex<HashMap<Digest, StoredConfig>>>,
     configs: Mutex<HashMap<ImageId, Arc<ImageConfig>>>,
     owners: Mutex<OwnerConfigs>,
     /// Images made on the engine here, once asked for.
@@ -44,28 +71,32 @@ impl<'a> Records<'a> {
             let in_flight = name.scope == NameScope::Registry && in_flight.contains(&name.name);
             ((name.scope, name.name), PastName { key: name.key, image: name.image, in_flight })
         });
-        let results = Some(state.summaries()?);
-        Ok(Self {
-            state,
-            lock,
-            results,
-            names: names.collect(),
-            configs: Mutex::default(),
-            owners: Mutex::default(),
-            claims: OnceLock::new(),
-        })
+        Ok(Self { results: Some(state.summaries()?), names: names.collect(), ..Self::when_asked(state, lock) })
     }
 
     /// Reads nothing yet: for plans of few nodes, and of no names.
     pub fn when_asked(state: &'a State, lock: &'a LockFile) -> Self {
+        let results = state.results_written().unwrap_or_default();
         Self {
             state,
             lock,
             results: None,
             names: HashMap::new(),
+            images: Many::of(results),
+            stored: Many::of(results),
             configs: Mutex::default(),
             owners: Mutex::default(),
             claims: OnceLock::new(),
+        }
+    }
+
+    /// A config that is recorded.
+    fn recorded(&self, image: ImageId) -> Option<ImageConfig> {
+        let stored = self.stored.all(|| Mutex::new(self.state.configs().unwrap_or_default()));
+        let stored = stored.and_then(|all| all.lock().unwrap_or_else(PoisonError::into_inner).remove(&image.0));
+        match stored {
+            Some(stored) => stored.read(),
+            None => self.state.config(image.0).ok().flatten(),
         }
     }
 }
@@ -125,7 +156,7 @@ impl Past for Records<'_> {
         if let Some(config) = self.configs.lock().unwrap_or_else(PoisonError::into_inner).get(&image) {
             return Some(config.clone());
         }
-        let config = Arc::new(self.state.config(image.0).ok().flatten()?);
+        let config = Arc::new(self.recorded(image)?);
         self.configs.lock().unwrap_or_else(PoisonError::into_inner).insert(image, config.clone());
         Some(config)
     }
@@ -137,6 +168,11 @@ impl Past for Records<'_> {
 
 impl KnownConfigs for Records<'_> {
     fn known(&self, owner: &NodeLabel, platform: &Platform) -> Option<Arc<ImageConfig>> {
+        if !matches!(owner, NodeLabel::Outside(_))
+            && let Some(images) = self.images.all(|| self.state.latest_images().unwrap_or_default())
+        {
+            return self.config(*images.get(&node_key(owner, platform))?);
+        }
         let asked = (owner.clone(), platform.clone());
         if let Some(config) = self.owners.lock().unwrap_or_else(PoisonError::into_inner).get(&asked) {
             return config.clone();

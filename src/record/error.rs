@@ -42,16 +42,6 @@ pub enum RecordError {
         /// The newest that can be read.
         known: i64,
     },
-    /// Of an older version, and only a writer may bring it up to date.
-    #[error("`{}` has version {found}, and is read as version {known}", path.display())]
-    Older {
-        /// Which file.
-        path: PathBuf,
-        /// Its version.
-        found: i64,
-        /// The one needed.
-        known: i64,
-    },
     /// The database is damaged, or something else lies in its place.
     #[error("`{}` is damaged: {detail}", path.display())]
     Damaged {
@@ -128,7 +118,6 @@ impl RecordError {
                 "igraph keeps its records in `igraph-out` at the workspace root and has to be able to write there".into()
             }
             Self::Newer { .. } => "use the newer igraph; with this one, move the file away first (results are then computed anew)".into(),
-            Self::Older { .. } => "run a command that builds; it brings the records up to date".into(),
             Self::Damaged { path, .. } => format!(
                 "nothing was deleted; move `{}` away, or load a saved state: verdicts are then computed anew, images stay",
                 path.display()

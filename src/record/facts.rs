@@ -1,7 +1,7 @@
 //! What is known besides results: names written, where images and blobs lie, configs of bases, images made on an engine.
 //! Facts about the world outside: true when learned, checked by whoever relies on them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::str::FromStr;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -113,6 +113,16 @@ pub struct Facts {
     pub claims: Vec<ImageId>,
     /// What probes answered right after builds.
     pub answers: Vec<AnswerRecord>,
+}
+
+/// A config that was learned, as it is written.
+pub struct StoredConfig(Box<str>);
+
+impl StoredConfig {
+    /// Reads it; `None` where it is none.
+    pub fn read(&self) -> Option<ImageConfig> {
+        serde_json::from_str(&self.0).ok()
+    }
 }
 
 struct StoredCompression(Compression);
@@ -325,6 +335,20 @@ impl State {
         })
     }
 
+    /// All configs that were learned, as they are written: of thousands few are asked for.
+    ///
+    /// # Errors
+    /// Of the database.
+    pub fn configs(&self) -> Result<HashMap<Digest, StoredConfig>, RecordError> {
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached("SELECT digest, config FROM configs")?;
+            let stored = |row: &Row<'_>| -> rusqlite::Result<_> {
+                Ok((Digest::from_bytes(bytes32(row, 0)?), StoredConfig(row.get_ref(1)?.as_str()?.into())))
+            };
+            statement.query_map([], stored)?.collect()
+        })
+    }
+
     /// Images that igraph made on an engine it does not own.
     ///
     /// # Errors
@@ -387,6 +411,18 @@ mod tests {
         let reference = "nodesource/jessie:4.2".parse().unwrap();
         assert_eq!(state.name(NameScope::Registry, &reference).unwrap(), Some(name(NameScope::Registry, "new")));
         assert_eq!(state.name(NameScope::Registry, &"nodesource/jessie:4".parse().unwrap()).unwrap(), None);
+    }
+
+    #[test]
+    fn configs_read_at_once_are_those_read_one_by_one() {
+        let world = World::new();
+        let state = world.state();
+        let config = ImageConfig { env: vec!["A=ü".into()], ..ImageConfig::default() };
+        let (known, unknown) = (Digest::of(b"known"), Digest::of(b"unknown"));
+        state.learn(&Facts { configs: vec![(known, config.clone())], ..Facts::default() }).unwrap();
+        let all = state.configs().unwrap();
+        assert_eq!((all[&known].read(), state.config(known).unwrap()), (Some(config.clone()), Some(config)));
+        assert_eq!((all.contains_key(&unknown), state.config(unknown).unwrap()), (false, None));
     }
 
     #[test]

@@ -46,11 +46,11 @@ mod state_tests;
 
 pub use collect::{Forgotten, KEPT_RESULTS};
 pub use error::RecordError;
-pub use facts::{BlobPlace, Facts, Location, NameRecord, NameScope};
+pub use facts::{BlobPlace, Facts, Location, NameRecord, NameScope, StoredConfig};
 pub use folder::{StateFolder, remove_tree};
 pub use journal::{JournalGroup, JournalId, JournalName, JournalStep};
 pub use recorder::Recorder;
-pub use result::{ResultRecord, Summary, Verdict};
+pub use result::{ResultRecord, Summary, Verdict, node_key};
 pub use runs::{KEPT_RUNS, RunLog, RunSummary, log_name};
 pub use settle::{AttemptRecord, Settlement};
 pub use snapshot::{Difference, Snapshot, SnapshotDraft, Validity, Written};

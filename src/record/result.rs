@@ -1,6 +1,6 @@
 //! Results: what a node made under a key, asked by key or by node. Knows no plan: what a result means is decided elsewhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::str::FromStr;
 
@@ -183,6 +183,11 @@ fn summary_of(row: &Row<'_>) -> rusqlite::Result<Summary> {
     })
 }
 
+/// A node and its platform, as [`State::latest_images`] has them.
+pub fn node_key(node: impl fmt::Display, platform: impl fmt::Display) -> String {
+    format!("{node} {platform}")
+}
+
 impl State {
     /// The newest result under each key, in the order asked; `None` where there is none.
     ///
@@ -206,7 +211,7 @@ impl State {
     ///
     /// # Errors
     /// Of the database.
-    pub fn summaries(&self) -> Result<std::collections::HashMap<Key, Summary>, RecordError> {
+    pub fn summaries(&self) -> Result<HashMap<Key, Summary>, RecordError> {
         self.read(|connection| {
             let mut statement = connection.prepare_cached("SELECT verdict, image, manifest, key FROM current")?;
             let rows = statement.query_map([], |row| Ok((Key::from_bytes(bytes32(row, 3)?), summary_of(row)?)))?;
@@ -248,6 +253,41 @@ impl State {
             "SELECT {COLUMNS} FROM results r WHERE r.node = ?1 AND r.platform = ?2 {filter} ORDER BY r.rank DESC, r.seq DESC LIMIT 1"
         );
         self.read(|connection| connection.prepare_cached(&query)?.query_row([node.to_string(), platform.to_string()], record_of).optional())
+    }
+
+    /// About how many results are recorded, without counting them.
+    ///
+    /// # Errors
+    /// Of the database.
+    pub fn results_written(&self) -> Result<usize, RecordError> {
+        self.read(|connection| {
+            let newest: Option<i64> = connection.query_row("SELECT max(seq) FROM results", [], |row| row.get(0))?;
+            Ok(newest.and_then(|newest| usize::try_from(newest).ok()).unwrap_or_default())
+        })
+    }
+
+    /// The image of the newest result that holds of every base and image that has one. The node and its platform are in the key as
+    /// [`node_key`] writes them.
+    ///
+    /// # Errors
+    /// Of the database.
+    pub fn latest_images(&self) -> Result<HashMap<String, ImageId>, RecordError> {
+        self.read(|connection| {
+            // in the order of the table, which is read once; the newest of a node is found here
+            let mut statement = connection.prepare_cached(
+                "SELECT node, platform, rank, seq, image FROM results WHERE kind IN ('base', 'image') AND verdict <> 'failed'",
+            )?;
+            let mut rows = statement.query([])?;
+            let mut newest: HashMap<String, ((i64, i64), Option<ImageId>)> = HashMap::new();
+            while let Some(row) = rows.next()? {
+                let key = node_key(row.get_ref(0)?.as_str()?, row.get_ref(1)?.as_str()?);
+                let age: (i64, i64) = (row.get(2)?, row.get(3)?);
+                if newest.get(&key).is_none_or(|(known, _)| *known < age) {
+                    newest.insert(key, (age, row.get::<_, Option<[u8; 32]>>(4)?.map(|id| ImageId(Digest::from_bytes(id)))));
+                }
+            }
+            Ok(newest.into_iter().filter_map(|(key, (_, image))| Some((key, image?))).collect())
+        })
     }
 
     /// All results of a run, in the order in which they settled.

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag};
-use nix::sys::stat::{FileStat, fstatat};
+use nix::sys::stat::fstatat;
 use nix::sys::statfs::fstatfs;
 
 use crate::record::error::RecordError;
@@ -261,7 +261,7 @@ impl Snapshot {
         let found = fstatat(root, path, AtFlags::AT_SYMLINK_NOFOLLOW);
         if index < self.entries {
             let start = self.starts[0] + index * ENTRY;
-            found.is_ok_and(|found| stamp_of(&found) == take_stamp(&self.bytes[start..start + STAMP]))
+            found.is_ok_and(|found| Stamp::of_stat(&found) == take_stamp(&self.bytes[start..start + STAMP]))
         } else {
             matches!(found, Err(Errno::ENOENT | Errno::ENOTDIR))
         }
@@ -310,20 +310,6 @@ fn take_stamp(bytes: &[u8]) -> Stamp {
         modified: number(3) as i64,
         changed: number(4) as i64,
         mode: u32::from_le_bytes(mode),
-    }
-}
-
-/// The same as [`Stamp::of`], of a raw stat.
-#[expect(clippy::unnecessary_cast, reason = "the fields of a stat have other widths on other architectures")]
-fn stamp_of(stat: &FileStat) -> Stamp {
-    let nanoseconds = |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000).saturating_add(rest);
-    Stamp {
-        device: stat.st_dev as u64,
-        inode: stat.st_ino as u64,
-        mode: stat.st_mode as u32,
-        size: stat.st_size as u64,
-        modified: nanoseconds(stat.st_mtime as i64, stat.st_mtime_nsec as i64),
-        changed: nanoseconds(stat.st_ctime as i64, stat.st_ctime_nsec as i64),
     }
 }
 

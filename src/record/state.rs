@@ -4,7 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use rusqlite::backup::Backup;
 use rusqlite::config::DbConfig;
 use rusqlite::types::Type;
 use rusqlite::{Connection, OpenFlags, Row, Transaction, TransactionBehavior};
@@ -49,10 +51,11 @@ impl State {
         Ok(Self { connection: Mutex::new(connection), folder: folder.clone(), path })
     }
 
-    /// Opens the database to read; never waits for a writer and writes nothing. Where there is none, all is empty.
+    /// Opens the database to read; never waits for a writer and writes nothing. Where there is none, all is empty; an older version is
+    /// brought up to date in memory.
     ///
     /// # Errors
-    /// Of another version, damaged, not ours, or not to be read.
+    /// Of a newer version, damaged, not ours, or not to be read.
     pub fn open_read_only(folder: &StateFolder) -> Result<Self, RecordError> {
         let path = folder.database();
         let wrap = |connection| Self { connection: Mutex::new(connection), folder: folder.clone(), path: path.clone() };
@@ -74,16 +77,12 @@ impl State {
             connection = connect_immutable(&path)?;
             found = schema::inspect(&connection);
         }
-        match found.map_err(fail)? {
-            Found::Empty => {
-                schema::migrate(&mut connection, 0).map_err(fail)?;
-            }
-            found => {
-                let version = version_of(&path, found)?;
-                if version < schema::VERSION {
-                    return Err(RecordError::Older { path, found: version, known: schema::VERSION });
-                }
-            }
+        let from = match found.map_err(fail)? {
+            Found::Empty => 0,
+            found => version_of(&path, found)?,
+        };
+        if from < schema::VERSION {
+            connection = newer_copy(&connection, from).map_err(fail)?;
         }
         Ok(wrap(connection))
     }
@@ -136,6 +135,16 @@ impl State {
             .execute_batch("VACUUM; PRAGMA wal_checkpoint(TRUNCATE);")
             .map_err(|source| RecordError::database(&self.path, source))
     }
+}
+
+/// A copy in memory, brought up to date from version `from`.
+fn newer_copy(older: &Connection, from: i64) -> rusqlite::Result<Connection> {
+    const PAGES: std::ffi::c_int = 4096;
+    let mut copy = Connection::open_in_memory()?;
+    Backup::new(older, &mut copy)?.run_to_completion(PAGES, Duration::from_millis(1), None)?;
+    schema::migrate(&mut copy, from)?;
+    copy.execute_batch("PRAGMA query_only = ON")?;
+    Ok(copy)
 }
 
 fn within<T>(

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use rusqlite::Connection;
 
@@ -70,6 +71,7 @@ fn going_back_to_earlier_inputs_is_a_hit_and_the_newest_result_is_the_last_commi
     assert_eq!(verdicts.map_verdicts(), [Some(Verdict::Succeeded), Some(Verdict::Succeeded), Some(Verdict::Failed)]);
     assert_eq!(state.latest(&node(), &platform()).unwrap().unwrap().key, key("v3"));
     assert_eq!(state.latest_success(&node(), &platform()).unwrap().unwrap().key, key("v2"));
+    assert_eq!(state.latest_images().unwrap(), [(node_key(node(), platform()), image("v2").id)].into(), "all of them at once");
 
     // a forced run that fails takes the key's verdict back
     state.commit(&Settlement::new(ResultRecord { verdict: Verdict::Failed, ..records[0].clone() })).unwrap();
@@ -200,13 +202,41 @@ fn the_stored_state_of_version_1_is_read() {
     // written by the first igraph that had a state, dumped as SQL
     let world = World::new();
     world.folder().create().unwrap();
-    Connection::open(world.folder().database()).unwrap().execute_batch(include_str!("../../tests/data/record/state-v1.sql")).unwrap();
-    let state = world.state();
-    let record = state.result(&key("v1")).unwrap().unwrap();
-    assert_eq!(record, ResultRecord { reasons: vec![Reason::NeverBuilt], ..result("//debian/jessie:4.2.1", "v1", 10) });
-    assert_eq!(state.names().unwrap(), [samples::name("nodesource/jessie:4.2", "v1")]);
-    assert_eq!(state.blobs(Digest::of(b"layer")).unwrap(), [samples::blob("layer", "docker.io")]);
-    assert_eq!(state.locations(image("v1").id).unwrap(), [samples::location("v1", "docker.io")]);
+    let path = world.folder().database();
+    let database = Connection::open(&path).unwrap();
+    database.execute_batch(include_str!("../../tests/data/record/state-v1.sql")).unwrap();
+    let before = fs::read(&path).unwrap();
+    // who only reads needs nobody to bring it up to date, and leaves it as it is
+    for open in [State::open_read_only, State::open] {
+        assert_eq!(fs::read(&path).unwrap(), before);
+        let state = open(&world.folder()).unwrap();
+        let record = state.result(&key("v1")).unwrap().unwrap();
+        assert_eq!(record, ResultRecord { reasons: vec![Reason::NeverBuilt], ..result("//debian/jessie:4.2.1", "v1", 10) });
+        assert_eq!(state.names().unwrap(), [samples::name("nodesource/jessie:4.2", "v1")]);
+        assert_eq!(state.blobs(Digest::of(b"layer")).unwrap(), [samples::blob("layer", "docker.io")]);
+        assert_eq!(state.locations(image("v1").id).unwrap(), [samples::location("v1", "docker.io")]);
+        assert!(state.strikes().unwrap().is_empty(), "a table of version 2");
+    }
+}
+
+#[test]
+fn an_older_state_with_a_log_or_nothing_but_its_mode_is_read() {
+    let world = World::new();
+    world.folder().create().unwrap();
+    let path = world.folder().database();
+    let database = Connection::open(&path).unwrap();
+    let set_wal = || database.query_row("PRAGMA journal_mode = WAL", [], |row| row.get::<_, String>(0)).unwrap();
+    assert_eq!(set_wal(), "wal");
+    // an igraph was killed before it made the tables
+    assert!(State::open_read_only(&world.folder()).unwrap().strikes().unwrap().is_empty());
+    database.execute_batch(include_str!("../../tests/data/record/state-v1.sql")).unwrap();
+    set_wal();
+    let logged = |path: &Path| fs::metadata(path.with_extension("db-wal")).unwrap().len();
+    assert!(logged(&path) > 0, "it is all in the log");
+    let state = State::open_read_only(&world.folder()).unwrap();
+    assert!(state.result(&key("v1")).unwrap().is_some());
+    let error = state.commit(&Settlement::new(result("//a:1", "v2", 1))).unwrap_err();
+    assert!(matches!(error, RecordError::ReadOnly { .. }), "{error}");
 }
 
 #[test]

@@ -41,13 +41,15 @@ pub fn render_problem(problem: &Problem, colour: bool) -> String {
         group = group.element(snippet(source, &same));
         rest = others;
     }
+    // the word that all other messages have
+    let word = Level::HELP.with_name("hint");
     let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
     match &problem.hint {
         Some(hint) if problem.places.is_empty() => {
-            let hint = Group::with_title(Level::HELP.primary_title(&**hint));
+            let hint = Group::with_title(word.primary_title(&**hint));
             format!("{}\n{}", renderer.render(&[group]), renderer.render(&[hint]))
         }
-        Some(hint) => renderer.render(&[group.element(Level::HELP.message(&**hint))]),
+        Some(hint) => renderer.render(&[group.element(word.message(&**hint))]),
         None => renderer.render(&[group]),
     }
 }
@@ -96,7 +98,7 @@ mod tests {
         2 |     rules: [Image(nam: "é", name: "x")],
           |                   ^^^
           |
-          = help: did you mean `name`?
+          = hint: did you mean `name`?
         "#);
     }
 
@@ -145,7 +147,7 @@ mod tests {
             ),
             @r"
             error: no workspace here
-            help: make one
+            hint: make one
 
             error: over several lines
              --> f:1:1

@@ -35,6 +35,11 @@ impl Claims {
         self.by_reference.get(reference).map(|claim| &claim.label)
     }
 
+    /// Makes room for the names of so many more entries as workspaces have.
+    pub(super) fn reserve(&mut self, names: usize) {
+        self.by_reference.reserve(names);
+    }
+
     /// How many references have an owner.
     pub fn len(&self) -> usize {
         self.by_reference.len()

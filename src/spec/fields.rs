@@ -113,8 +113,8 @@ pub struct Fields<'n, 's> {
 }
 
 impl<'n, 's> Fields<'n, 's> {
-    /// Of a call whose name is right. `later` says which fields are refused until a later version.
-    pub fn of(call: &'n Call<'s>, word: Span, schema: &'static Schema, later: &[(&str, &str)], sink: &mut Sink<'_>) -> Self {
+    /// Of a call whose name is right.
+    pub fn of(call: &'n Call<'s>, word: Span, schema: &'static Schema, sink: &mut Sink<'_>) -> Self {
         let rule = schema.rule;
         let mut found: Vec<(&'static str, Span, &'n Node<'s>)> = Vec::with_capacity(call.items.len());
         let mut slips = Vec::new();
@@ -130,10 +130,6 @@ impl<'n, 's> Fields<'n, 's> {
                 }
                 continue;
             };
-            if let Some((_, why)) = later.iter().find(|(field, _)| *field == name) {
-                sink.report(span, format!("`{name}` is not there yet: {why}"));
-                continue;
-            }
             let Some((known, _)) = schema.fields().find(|(known, _)| *known == name) else {
                 let problem = sink.at(span, format!("`{rule}` has no field `{name}`"));
                 let near = nearest(name, schema.fields().map(|(known, _)| *known));

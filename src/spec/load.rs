@@ -168,11 +168,17 @@ impl Listing<'_> {
 
 fn assemble(catalogue: &mut Catalogue, packages: Vec<PackageDraft>, problems: &mut Vec<Problem>) {
     let label = |package: &Package, entry: &Draft| Label { package: package.clone(), name: entry.name.clone() };
-    let known: Known =
-        packages.iter().flat_map(|draft| draft.entries.iter().map(|entry| (label(&draft.package, entry), entry.entry.what()))).collect();
+    let entries: usize = packages.iter().map(|draft| draft.entries.len()).sum();
+    let mut known = Known::with_capacity(entries);
+    known.extend(packages.iter().flat_map(|draft| draft.entries.iter().map(|entry| (label(&draft.package, entry), entry.entry.what()))));
     let incomplete = packages.iter().filter(|draft| draft.incomplete).map(|draft| draft.package.clone()).collect();
     let mut claims = Claims::default();
-    let (mut images, mut tests, mut bases) = (Vec::new(), Vec::new(), Vec::new());
+    let names = packages.iter().flat_map(|draft| &draft.entries).map(|entry| match &entry.entry {
+        Entry::Image { image, .. } => image.names.len(),
+        Entry::Test(_) | Entry::Base(_) => 1,
+    });
+    claims.reserve(names.sum());
+    let (mut images, mut tests, mut bases) = (Vec::with_capacity(entries), Vec::new(), Vec::new());
     for mut draft in packages {
         problems.append(&mut draft.problems);
         let listing = Listing { source: &draft.spec.source, known: &known, incomplete: &incomplete };

@@ -11,7 +11,7 @@ use super::model::{PackageSpec, RetryPolicy, Span};
 use super::names::names_host;
 use super::paths::Paths;
 use super::rules::{Defaults, Draft, RULES, has_tag, read_reference, read_rule, read_tests, report_rule};
-use super::settings::{LATER, SETTINGS, Scope, Settings};
+use super::settings::{SETTINGS, Scope, Settings};
 use super::tree::{Call, Kind, Node, read_tree};
 use crate::label::{Label, Name, Package};
 use crate::problem::{Problem, Source};
@@ -66,7 +66,7 @@ pub fn read_package(package: Package, folder: Arc<str>, source: Arc<Source>, pat
 
 fn read_file(node: &Node<'_>, scope: &Scope<'_>, draft: &mut PackageDraft, sink: &mut Sink<'_>) {
     let Some((call, word)) = read_head(node, sink) else { return };
-    let fields = Fields::of(call, word, &PACKAGE, LATER, sink);
+    let fields = Fields::of(call, word, &PACKAGE, sink);
     let nodes = fields.list("rules", sink).unwrap_or_default();
     let has_images = nodes.iter().any(|node| matches!(&node.kind, Kind::Call(Call { name: Some(("Image", _)), .. })));
     let repository = read_repository(&fields, scope.package, has_images, sink);

@@ -8,7 +8,7 @@ use super::freshness::{FRESHNESS, check_base, freshness};
 use super::model::{Base, BaseFrom, Image, Origin, Span, Test, TestForm};
 use super::names::ImageName;
 use super::paths::parent;
-use super::settings::{LATER, SETTINGS, Scope, Settings, globs, network, path, platform, resolve, retries, timeout, variables};
+use super::settings::{SETTINGS, Scope, Settings, globs, network, path, platform, resolve, retries, timeout, variables};
 use super::tree::{Call, Kind, Node};
 use crate::label::{Label, LabelError, Name};
 use crate::platform::Platform;
@@ -116,7 +116,7 @@ pub fn read_rule(node: &Node<'_>, defaults: &Defaults, scope: &Scope<'_>, sink: 
             return None;
         }
     };
-    let fields = Fields::of(call, *word, schema, LATER, sink);
+    let fields = Fields::of(call, *word, schema, sink);
     let name = read_name(&fields, sink);
     let span = name.as_ref().map_or(*word, |(_, span)| *span);
     let origin = Origin { source: sink.source.clone(), name: span, fields: fields.places().collect() };

@@ -17,10 +17,6 @@ use crate::platform::Platform;
 use crate::problem::{Problem, nearest};
 use crate::scrub::Scrub;
 
-/// Fields that a later version brings: what igraph says when it meets them. A field that arrives is removed here and
-/// added to its rule's schema.
-pub const LATER: &[(&str, &str)] = &[];
-
 /// What an `Image` says, and a `Package` for those of its images that don't.
 pub const SETTINGS: &[Field] = &[
     ("dockerfile", "a string, like `\"node/Dockerfile\"`"),
@@ -256,7 +252,7 @@ pub fn retries(fields: &Fields<'_, '_>, policy: RetryPolicy, sink: &mut Sink<'_>
     match &node.kind {
         Kind::Number(_) => RetryChange { max: limit(fields.whole("retries", 0, MOST_RETRIES, sink)), ..RetryChange::default() },
         Kind::Call(call) if call.name.is_none() => {
-            let fields = Fields::of(call, node.span, &RETRIES, &[], sink);
+            let fields = Fields::of(call, node.span, &RETRIES, sink);
             let duration = |name, sink: &mut Sink<'_>| fields.duration(name, sink).map(|(duration, _)| duration);
             let change = RetryChange {
                 max: limit(fields.whole("max", 0, MOST_RETRIES, sink)),

@@ -5,8 +5,13 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+
+use nix::dir::{Dir, Type};
+use nix::fcntl::OFlag;
+use nix::sys::stat::{Mode, fstat};
 
 use super::model::LoadedFile;
 use super::tree::first_word;
@@ -115,7 +120,7 @@ pub fn find_packages(root: &Path, packages: &str) -> Option<Found> {
         return None;
     }
     let found = Mutex::new(Found::default());
-    rayon::scope(|scope| visit(scope, root, packages.into(), &found));
+    rayon::scope(|scope| visit(scope, root, None, packages.into(), &found));
     let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
     found.packages.sort_by(|a, b| a.0.cmp(&b.0));
     found.files.sort();
@@ -147,9 +152,12 @@ fn below(folder: &str, name: &str) -> Arc<str> {
     if folder.is_empty() { name.into() } else { format!("{folder}/{name}").into() }
 }
 
-fn visit<'s>(scope: &rayon::Scope<'s>, root: &'s Path, folder: Arc<str>, found: &'s Mutex<Found>) {
+/// A folder that is held open for what is looked up in it; `None` where that could not be done.
+type Above = Option<Arc<OwnedFd>>;
+
+fn visit<'s>(scope: &rayon::Scope<'s>, root: &'s Path, above: Above, folder: Arc<str>, found: &'s Mutex<Found>) {
     let mut here = Found::default();
-    if let Err(error) = list(scope, root, &folder, found, &mut here) {
+    if let Err(error) = list(scope, root, above, &folder, found, &mut here) {
         here.problems.push(Problem::new(format!(
             "can't search `{}` for packages: {}",
             if folder.is_empty() { "." } else { &folder },
@@ -163,28 +171,58 @@ fn visit<'s>(scope: &rayon::Scope<'s>, root: &'s Path, folder: Arc<str>, found: 
     found.problems.append(&mut here.problems);
 }
 
-fn list<'s>(scope: &rayon::Scope<'s>, root: &'s Path, folder: &Arc<str>, found: &'s Mutex<Found>, here: &mut Found) -> io::Result<()> {
-    let path = root.join(&**folder);
-    here.files.push(LoadedFile { path: folder.clone(), stamp: Stamp::of(&fs::metadata(&path)?) });
-    for entry in fs::read_dir(&path)? {
+fn list<'s>(
+    scope: &rayon::Scope<'s>,
+    root: &'s Path,
+    above: Above,
+    folder: &Arc<str>,
+    found: &'s Mutex<Found>,
+    here: &mut Found,
+) -> io::Result<()> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let name = folder.rsplit('/').next().unwrap_or_default();
+    let dir = match above {
+        Some(above) => Dir::openat(above, name, flags, Mode::empty())?,
+        None => Dir::open(&root.join(&**folder), flags, Mode::empty())?,
+    };
+    let stat = fstat(&dir)?;
+    here.files.push(LoadedFile { path: folder.clone(), stamp: Stamp::of_stat(&stat) });
+    // two links are of a folder that most likely holds no other; should it, that is found by its path
+    let held: Above = if stat.st_nlink == 2 { None } else { dir.as_fd().try_clone_to_owned().ok().map(Arc::new) };
+    for entry in dir {
         let entry = entry?;
-        let name = entry.file_name();
         // a name that is no UTF-8 can be no package's, nor lead to one
-        let Some(name) = name.to_str() else { continue };
-        let kind = entry.file_type()?;
-        if kind.is_symlink() {
+        let Ok(name) = entry.file_name().to_str() else { continue };
+        if matches!(name, "." | "..") {
+            continue;
+        }
+        let kind = match entry.file_type() {
+            Some(kind) => kind,
+            None => kind_of(&root.join(&*below(folder, name)))?,
+        };
+        if kind == Type::Symlink {
             here.links.push(below(folder, name));
         }
         if name == BUILD_FILE {
             if !folder.is_empty() {
-                read_here(&entry.path(), folder, here);
+                read_here(&root.join(&*below(folder, name)), folder, here);
             }
-        } else if !name.starts_with('.') && name != OUTPUT_FOLDER && kind.is_dir() {
-            let folder = below(folder, name);
-            scope.spawn(move |scope| visit(scope, root, folder, found));
+        } else if !name.starts_with('.') && name != OUTPUT_FOLDER && kind == Type::Directory {
+            let (folder, above) = (below(folder, name), held.clone());
+            scope.spawn(move |scope| visit(scope, root, above, folder, found));
         }
     }
     Ok(())
+}
+
+/// The type of a file where a listing does not tell it.
+fn kind_of(path: &Path) -> io::Result<Type> {
+    let stamp = Stamp::of(&fs::symlink_metadata(path)?);
+    Ok(match () {
+        () if stamp.is_dir() => Type::Directory,
+        () if stamp.is_symlink() => Type::Symlink,
+        () => Type::File,
+    })
 }
 
 fn read_here(path: &Path, folder: &Arc<str>, here: &mut Found) {

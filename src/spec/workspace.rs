@@ -66,7 +66,7 @@ fn read_root(node: &Node<'_>, paths: &Paths, sink: &mut Sink<'_>) -> Option<Work
     let root = Package::parse("").ok()?;
     let policy = RetryPolicy::default();
     let scope = Scope { package: &root, folder: "", paths, retries: policy };
-    let fields = Fields::of(call, word, &WORKSPACE, &[], sink);
+    let fields = Fields::of(call, word, &WORKSPACE, sink);
     Some(Workspace {
         packages: path(&fields, "packages", &scope, sink).unwrap_or_else(|| "images".into()),
         registry: fields.text("registry", sink).and_then(|(text, span)| registry(text, span, sink)).unwrap_or_else(Registry::hub),
@@ -94,7 +94,7 @@ fn registries(fields: &Fields<'_, '_>, scope: &Scope<'_>, sink: &mut Sink<'_>) -
         }
         let settings = match &node.kind {
             Kind::Call(call) if call.name.is_none() => {
-                let fields = Fields::of(call, node.span, &REGISTRY, &[], sink);
+                let fields = Fields::of(call, node.span, &REGISTRY, sink);
                 let mirrors = fields.texts("mirrors", sink).unwrap_or_default();
                 RegistrySettings {
                     tls: tls(&fields, scope, sink),
@@ -187,7 +187,7 @@ fn engine(fields: &Fields<'_, '_>, sink: &mut Sink<'_>) -> EngineChoice {
     }
     match &node.kind {
         Kind::Call(call) => {
-            let fields = Fields::of(call, span, &ENGINE, &[], sink);
+            let fields = Fields::of(call, span, &ENGINE, sink);
             let host = fields.filled("host", sink).filter(|(host, span)| {
                 let known = is_docker_url(host);
                 if !known {

@@ -210,7 +210,7 @@ fn locked_forbids_what_the_lock_does_not_say() {
     1 | FROM REG/os/one:1
       |      ^^^^^^^^^^^^^^^^^^^^^^^^
       |
-      = help: run `igraph update REG/os/one:1`, and commit igraph.lock
+      = hint: run `igraph update REG/os/one:1`, and commit igraph.lock
 
     error: REG/os/two:1 for linux/ARCH is not in igraph.lock, and `--locked` forbids adding it
      --> images/c/Dockerfile:1:6
@@ -218,7 +218,7 @@ fn locked_forbids_what_the_lock_does_not_say() {
     1 | FROM REG/os/two:1
       |      ^^^^^^^^^^^^^^^^^^^^^^^^
       |
-      = help: run `igraph update REG/os/two:1`, and commit igraph.lock
+      = hint: run `igraph update REG/os/two:1`, and commit igraph.lock
     "#);
     assert_eq!((asked(&registry), world.lock(), world.engine_calls()), (Vec::new(), None, String::new()));
     assert!(!exists(&world.path("igraph-out/log")));

@@ -106,7 +106,7 @@ fn an_entry_of_another_platform_is_no_start() {
     let ran = world.verb(&["build", "//child:1"]).expect(2);
     ran.says(&format!("`base:1` is //base:1, which is for linux/{other}, and is wanted for linux/{own} here"))
         .says("images/child/Dockerfile:1:6")
-        .says(&format!("help: set `platform` of one of the two, or write `FROM --platform=linux/{other}`"));
+        .says(&format!("hint: set `platform` of one of the two, or write `FROM --platform=linux/{other}`"));
     world.write("images/child/Dockerfile", &format!("FROM --platform=linux/{other} base:1\n"));
     world.verb(&["build", "//child:1"]).expect(0);
     // what is only copied from it may be of any

@@ -10,7 +10,7 @@ fn an_unknown_field() {
         1 | Package(rules: [Image(name: "1", dockerfiel: "x")])
           |                                  ^^^^^^^^^^
           |
-          = help: did you mean `dockerfile`?
+          = hint: did you mean `dockerfile`?
         "#);
 }
 
@@ -23,7 +23,7 @@ fn a_field_of_nothing_near() {
     1 | Package(rules: [Base(name: "b", provides: ["x:1"], from: Registry("x:2"), colour: "red")])
       |                                                                           ^^^^^^
       |
-      = help: its fields are `name`, `provides`, `from`, `inputs`, `env`, `platform`, `refresh`, `probe`, `settle`, `until`
+      = hint: its fields are `name`, `provides`, `from`, `inputs`, `env`, `platform`, `refresh`, `probe`, `settle`, `until`
     "#);
 }
 
@@ -53,7 +53,7 @@ fn a_field_without_name() {
         1 | Package(rules: [Image("4.2.1")])
           |                 ^^^^^
           |
-          = help: write it like `name: "4.2.1"`
+          = hint: write it like `name: "4.2.1"`
 
         error: the fields of `Image` have names
          --> images/a/BUILD.ron:1:23
@@ -61,7 +61,7 @@ fn a_field_without_name() {
         1 | Package(rules: [Image("4.2.1")])
           |                       ^^^^^^^
           |
-          = help: write it like `name: …`
+          = hint: write it like `name: …`
         "#);
 }
 
@@ -74,7 +74,7 @@ fn no_name() {
         1 | Package(rules: [Image(dockerfile: "Dockerfile")])
           |                 ^^^^^
           |
-          = help: write it like `name: "4.2.1"`
+          = hint: write it like `name: "4.2.1"`
         "#);
 }
 
@@ -87,7 +87,7 @@ fn a_number_for_a_name() {
         1 | Package(rules: [Image(name: 4.2)])
           |                             ^^^ this is a number
           |
-          = help: put it in quotes: `"4.2"`
+          = hint: put it in quotes: `"4.2"`
         "#);
 }
 
@@ -100,7 +100,7 @@ fn a_version_without_quotes() {
         1 | Package(rules: [Image(name: 4.2.1)])
           |                             ^^^^^ this is a number
           |
-          = help: put it in quotes: `"4.2.1"`
+          = hint: put it in quotes: `"4.2.1"`
         "#);
 }
 
@@ -113,7 +113,7 @@ fn a_name_that_is_no_tag() {
         1 | Package(rules: [Image(name: "4.2/1"), Image(name: "-x"), Image(name: "")])
           |                             ^^^^^^^
           |
-          = help: a name is a tag: 1 to 128 of `A-Z a-z 0-9 _ . -`, the first none of `.` and `-`
+          = hint: a name is a tag: 1 to 128 of `A-Z a-z 0-9 _ . -`, the first none of `.` and `-`
 
         error: `-x`: a name is a Docker tag: 1 to 128 of `A-Z a-z 0-9 _ . -`, the first none of `.` and `-`
          --> images/a/BUILD.ron:1:51
@@ -121,7 +121,7 @@ fn a_name_that_is_no_tag() {
         1 | Package(rules: [Image(name: "4.2/1"), Image(name: "-x"), Image(name: "")])
           |                                                   ^^^^
           |
-          = help: a name is a tag: 1 to 128 of `A-Z a-z 0-9 _ . -`, the first none of `.` and `-`
+          = hint: a name is a tag: 1 to 128 of `A-Z a-z 0-9 _ . -`, the first none of `.` and `-`
 
         error: `name` is empty
          --> images/a/BUILD.ron:1:70
@@ -140,7 +140,7 @@ fn a_string_for_a_list() {
         1 | Package(rules: [Image(name: "1", aliases: "2")])
           |                                           ^^^ this is a string
           |
-          = help: put it in brackets: `["2"]`
+          = hint: put it in brackets: `["2"]`
         "#);
 }
 
@@ -153,7 +153,7 @@ fn a_number_in_a_list() {
         1 | Package(rules: [Image(name: "1", aliases: ["2", 3])])
           |                                                 ^ this is a number
           |
-          = help: put it in quotes: `"3"`
+          = hint: put it in quotes: `"3"`
         "#);
 }
 
@@ -177,7 +177,7 @@ fn a_number_for_an_argument() {
         1 | Package(rules: [Image(name: "1", args: {"VERSION": 4.2})])
           |                                                    ^^^ this is a number
           |
-          = help: put it in quotes: `"4.2"`
+          = hint: put it in quotes: `"4.2"`
         "#);
 }
 
@@ -219,7 +219,7 @@ fn a_word_for_the_network() {
         1 | Package(rules: [Image(name: "1", network: none), Image(name: "2", network: "hots"), Image(name: "3", network: "bridge")])
           |                                           ^^^^ this is the word `none`, without quotes
           |
-          = help: put it in quotes: `"none"`
+          = hint: put it in quotes: `"none"`
 
         error: there is no network `hots`
          --> images/a/BUILD.ron:1:76
@@ -227,7 +227,7 @@ fn a_word_for_the_network() {
         1 | Package(rules: [Image(name: "1", network: none), Image(name: "2", network: "hots"), Image(name: "3", network: "bridge")])
           |                                                                            ^^^^^^
           |
-          = help: did you mean `"host"`?
+          = hint: did you mean `"host"`?
 
         error: there is no network `bridge`
          --> images/a/BUILD.ron:1:111
@@ -235,7 +235,7 @@ fn a_word_for_the_network() {
         1 | Package(rules: [Image(name: "1", network: none), Image(name: "2", network: "hots"), Image(name: "3", network: "bridge")])
           |                                                                                                               ^^^^^^^^
           |
-          = help: it is `"default"`, `"host"` or `"none"`
+          = hint: it is `"default"`, `"host"` or `"none"`
         "#);
 }
 
@@ -248,7 +248,7 @@ fn a_string_for_a_boolean() {
         1 | Package(rules: [Image(name: "1", manual: "true")])
           |                                          ^^^^^^ this is a string
           |
-          = help: write it without quotes: `true`
+          = hint: write it without quotes: `true`
         "#);
 }
 
@@ -272,7 +272,7 @@ fn a_wrong_duration() {
         1 | Package(rules: [Image(name: "1", timeout: "30 minutes"), Image(name: "2", timeout: 30), Image(name: "3", timeout: "0s")])
           |                                           ^^^^^^^^^^^^
           |
-          = help: write a whole number and its unit, like `500ms`, `2s`, `1m`, `6h` or `7d`
+          = hint: write a whole number and its unit, like `500ms`, `2s`, `1m`, `6h` or `7d`
 
         error: `timeout` is a duration in a string, like `"30m"`
          --> images/a/BUILD.ron:1:84
@@ -280,7 +280,7 @@ fn a_wrong_duration() {
         1 | Package(rules: [Image(name: "1", timeout: "30 minutes"), Image(name: "2", timeout: 30), Image(name: "3", timeout: "0s")])
           |                                                                                    ^^ this is a number
           |
-          = help: give it a unit, and put it in quotes: `"30s"`
+          = hint: give it a unit, and put it in quotes: `"30s"`
 
         error: `timeout` is zero, so every attempt would fail
          --> images/a/BUILD.ron:1:115
@@ -288,7 +288,7 @@ fn a_wrong_duration() {
         1 | Package(rules: [Image(name: "1", timeout: "30 minutes"), Image(name: "2", timeout: 30), Image(name: "3", timeout: "0s")])
           |                                                                                                                   ^^^^
           |
-          = help: leave it out for no limit
+          = hint: leave it out for no limit
         "#);
 }
 
@@ -319,7 +319,7 @@ error: `retries` is a whole number, like `2`, or the full form, like `(max: 2, d
 4 |     Image(name: "3", retries: "2"),
   |                               ^^^ this is a string
   |
-  = help: write it without quotes: `2`
+  = hint: write it without quotes: `2`
 
 error: `delay` is longer than `max_delay`
  --> images/a/BUILD.ron:5:47
@@ -333,7 +333,7 @@ error: `retries` has no field `backof`
 5 |     Image(name: "4", retries: (max: 1, delay: "2m", backof: 2.0)),
   |                                                     ^^^^^^
   |
-  = help: did you mean `backoff`?
+  = hint: did you mean `backoff`?
 
 error: `backoff` is a number from 1.0 to 100.0
  --> images/a/BUILD.ron:6:41
@@ -397,7 +397,7 @@ fn wrong_policies() {
     1 | Package(refresh: "0s", settle: "soon", rules: [Image(name: "1", until: "2027-02-29")])
       |                  ^^^^
       |
-      = help: leave it out for none
+      = hint: leave it out for none
 
     error: `soon` is no duration
      --> images/a/BUILD.ron:1:32
@@ -405,7 +405,7 @@ fn wrong_policies() {
     1 | Package(refresh: "0s", settle: "soon", rules: [Image(name: "1", until: "2027-02-29")])
       |                                ^^^^^^
       |
-      = help: write a whole number and its unit, like `500ms`, `2s`, `1m`, `6h` or `7d`
+      = hint: write a whole number and its unit, like `500ms`, `2s`, `1m`, `6h` or `7d`
 
     error: `2027-02-29` is no day
      --> images/a/BUILD.ron:1:72
@@ -413,7 +413,7 @@ fn wrong_policies() {
     1 | Package(refresh: "0s", settle: "soon", rules: [Image(name: "1", until: "2027-02-29")])
       |                                                                        ^^^^^^^^^^^^
       |
-      = help: write it like `"2027-06-30"`: that day is the last, in UTC
+      = hint: write it like `"2027-06-30"`: that day is the last, in UTC
     "#);
     insta::assert_snapshot!(package(r#"Package(rules: [
     Base(name: "a", provides: ["a:1"], from: Registry("x:2"), refresh: "7d", settle: "6h", until: "2027-06-30"),
@@ -426,7 +426,7 @@ fn wrong_policies() {
     2 |     Base(name: "a", provides: ["a:1"], from: Registry("x:2"), refresh: "7d", settle: "6h", until: "2027-06-30"),
       |                                                               ^^^^^^^
       |
-      = help: it moves when its registry says so: `igraph update` asks
+      = hint: it moves when its registry says so: `igraph update` asks
 
     error: a base from a file has no `settle`
      --> images/a/BUILD.ron:3:63
@@ -434,7 +434,7 @@ fn wrong_policies() {
     3 |     Base(name: "b", provides: ["b:1"], from: Rootfs("b.tar"), settle: "1h"),
       |                                                               ^^^^^^
       |
-      = help: it changes when its files do
+      = hint: it changes when its files do
 
     error: a base from a command has no `settle`
      --> images/a/BUILD.ron:4:88
@@ -442,6 +442,6 @@ fn wrong_policies() {
     4 |     Base(name: "c", provides: ["c:1"], from: Command(["./c", "{out}"]), refresh: "7d", settle: "6h"),
       |                                                                                        ^^^^^^
       |
-      = help: nothing moves it that could be waited for; it is renewed by `refresh`
+      = hint: nothing moves it that could be waited for; it is renewed by `refresh`
     "#);
 }

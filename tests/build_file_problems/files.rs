@@ -28,7 +28,7 @@ fn links_that_leave_or_loop() {
         2 |     Image(name: "1", dockerfile: "out/Dockerfile"),
           |                                  ^^^^^^^^^^^^^^^^
           |
-          = help: a path may leave its package, not the workspace: bring the file in
+          = hint: a path may leave its package, not the workspace: bring the file in
 
         error: `round` can't be followed: `images/a/round` is a symbolic link in a loop
          --> images/a/BUILD.ron:3:31
@@ -42,7 +42,7 @@ fn links_that_leave_or_loop() {
         5 |     Image(name: "4", extra_inputs: ["out/*"]),
           |                                     ^^^^^^^
           |
-          = help: a path may leave its package, not the workspace: bring the file in
+          = hint: a path may leave its package, not the workspace: bring the file in
         "#);
 }
 
@@ -69,7 +69,7 @@ fn what_can_not_be_read() {
         1 | Package(rules: [Image(name: "1")])
           | ^^^^^^^
           |
-          = help: give the package one, like `repository: "team/app"`
+          = hint: give the package one, like `repository: "team/app"`
 
         error: the path of //Up is no repository
          --> images/Up/BUILD.ron:1:1
@@ -77,7 +77,7 @@ fn what_can_not_be_read() {
         1 | Package(rules: [Image(name: "1")])
           | ^^^^^^^
           |
-          = help: give the package one, like `repository: "team/app"`
+          = hint: give the package one, like `repository: "team/app"`
 
         error: this is not UTF-8
          --> images/a/BUILD.ron:2:21
@@ -85,7 +85,7 @@ fn what_can_not_be_read() {
         2 |     repository: "caf�",
           |                     ^
           |
-          = help: save the file as UTF-8
+          = hint: save the file as UTF-8
 
         error: this folder can be no package: `b c`: character ` ` is not allowed in a package
          --> images/b c/BUILD.ron:1:1
@@ -93,7 +93,7 @@ fn what_can_not_be_read() {
         1 | Package()
           | ^
           |
-          = help: rename the folder, or take its build file away
+          = hint: rename the folder, or take its build file away
         "#);
 }
 
@@ -105,12 +105,12 @@ fn no_workspace_above() {
     fs::create_dir_all(root.join("a/b")).unwrap();
     insta::assert_snapshot!(said(&root.join("a/b")), @r"
         error: no workspace here: neither `ROOT/a/b` nor a folder above it has a `BUILD.ron` with a `Workspace(…)`
-        help: write `Workspace()` into a `BUILD.ron` in the folder that holds all packages
+        hint: write `Workspace()` into a `BUILD.ron` in the folder that holds all packages
         ");
     write(root, "a/BUILD.ron", "Package()");
     insta::assert_snapshot!(said(&root.join("a/b")), @r"
         error: no workspace here: neither `ROOT/a/b` nor a folder above it has a `BUILD.ron` with a `Workspace(…)`
-        help: `ROOT/a/BUILD.ron` is not one; write `Workspace()` into a `BUILD.ron` in the folder that holds all packages
+        hint: `ROOT/a/BUILD.ron` is not one; write `Workspace()` into a `BUILD.ron` in the folder that holds all packages
         ");
     write(root, "BUILD.ron", "// the root\n/* here */ Workspace(broken");
     assert_eq!(find_root(&root.join("a/b")), Ok(root.to_owned()));

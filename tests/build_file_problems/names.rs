@@ -40,7 +40,7 @@ error: `team/app` is no tag, and has none
 2 |     "4 2", ".x", "team/app", "team/App:1", "reg.corp:5000/app", "app:1@sha256:0000000000000000000000000000000000000000000000000000000...
   |                  ^^^^^^^^^^
   |
-  = help: a full name is written `team/app:TAG`
+  = hint: a full name is written `team/app:TAG`
 
 error: `team/App:1` is no image reference: a repository is lower case
  --> images/a/BUILD.ron:2:30
@@ -54,7 +54,7 @@ error: `reg.corp:5000/app` is no alias: it has no tag
 2 |     "4 2", ".x", "team/app", "team/App:1", "reg.corp:5000/app", "app:1@sha256:0000000000000000000000000000000000000000000000000000000...
   |                                            ^^^^^^^^^^^^^^^^^^^
   |
-  = help: write `reg.corp:5000/app:TAG`
+  = hint: write `reg.corp:5000/app:TAG`
 
 error: `app:1@sha256:0000000000000000000000000000000000000000000000000000000000000000` is no alias: it has a digest
  --> images/a/BUILD.ron:2:65
@@ -62,7 +62,7 @@ error: `app:1@sha256:00000000000000000000000000000000000000000000000000000000000
 2 | ...1", "reg.corp:5000/app", "app:1@sha256:0000000000000000000000000000000000000000000000000000000000000000",
   |                             ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
   |
-  = help: a name points at what was built; leave `@sha256:…` out
+  = hint: a name points at what was built; leave `@sha256:…` out
 "#);
 }
 
@@ -140,7 +140,7 @@ fn a_repository_with_tag() {
         1 | Package(repository: "team/app:1", rules: [Image(name: "1")])
           |                     ^^^^^^^^^^^^
           |
-          = help: the tags are the names and aliases of its images
+          = hint: the tags are the names and aliases of its images
         "#);
 }
 

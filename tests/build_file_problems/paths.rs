@@ -10,7 +10,7 @@ fn out_of_the_workspace() {
         1 | Package(rules: [Image(name: "1", dockerfile: "../../../Dockerfile")])
           |                                              ^^^^^^^^^^^^^^^^^^^^^
           |
-          = help: a path may leave its package, not the workspace: bring the file in
+          = hint: a path may leave its package, not the workspace: bring the file in
         "#);
 }
 
@@ -23,7 +23,7 @@ fn absolute() {
         1 | Package(rules: [Image(name: "1", context: "/srv/app")])
           |                                           ^^^^^^^^^^
           |
-          = help: write it like `srv/app`, or with `..` to leave the package
+          = hint: write it like `srv/app`, or with `..` to leave the package
         "#);
 }
 
@@ -36,7 +36,7 @@ fn empty() {
         1 | Package(rules: [Image(name: "1", context: "")])
           |                                           ^^
           |
-          = help: the package's own folder is `"."`
+          = hint: the package's own folder is `"."`
         "#);
 }
 
@@ -49,7 +49,7 @@ fn patterns() {
         1 | Package(rules: [Image(name: "1", extra_inputs: ["../../../**", "/etc/*", "*/../../x"])])
           |                                                 ^^^^^^^^^^^^^
           |
-          = help: a path may leave its package, not the workspace: bring the file in
+          = hint: a path may leave its package, not the workspace: bring the file in
 
         error: `/etc/*` is absolute; a path is relative to the package's folder
          --> images/a/BUILD.ron:1:64
@@ -57,7 +57,7 @@ fn patterns() {
         1 | Package(rules: [Image(name: "1", extra_inputs: ["../../../**", "/etc/*", "*/../../x"])])
           |                                                                ^^^^^^^^
           |
-          = help: write it like `etc/*`, or with `..` to leave the package
+          = hint: write it like `etc/*`, or with `..` to leave the package
 
         error: `*/../../x` leaves the workspace
          --> images/a/BUILD.ron:1:74
@@ -65,6 +65,6 @@ fn patterns() {
         1 | Package(rules: [Image(name: "1", extra_inputs: ["../../../**", "/etc/*", "*/../../x"])])
           |                                                                          ^^^^^^^^^^^
           |
-          = help: a path may leave its package, not the workspace: bring the file in
+          = hint: a path may leave its package, not the workspace: bring the file in
         "#);
 }

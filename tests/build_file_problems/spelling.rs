@@ -10,7 +10,7 @@ fn a_string_without_end() {
         1 | Package(repository: "team/app)
           |                     ^^^^^^^^^^
           |
-          = help: close it with `"`
+          = hint: close it with `"`
         "#);
 }
 
@@ -78,7 +78,7 @@ fn a_field_in_quotes() {
         1 | Package(rules: [Image("name": "1")])
           |                       ^^^^^^
           |
-          = help: write `name: …`
+          = hint: write `name: …`
         "#);
 }
 
@@ -102,7 +102,7 @@ fn a_wrong_escape() {
         1 | Package(rules: [Test(name: "t", run: ["grep \d+ x"])])
           |                                             ^^
           |
-          = help: a backslash is written `\\`; or write a raw string, like `r"\d+"`
+          = hint: a backslash is written `\\`; or write a raw string, like `r"\d+"`
         "#);
 }
 
@@ -126,7 +126,7 @@ fn a_comment_without_end() {
         1 | Package(rules: [/* TODO ])
           |                 ^^
           |
-          = help: close it with `*/`
+          = hint: close it with `*/`
         ");
 }
 
@@ -140,7 +140,7 @@ error: this build file is empty
 1 | // nothing yet
   | ^
   |
-  = help: write `Package(rules: [])` into it, or remove it
+  = hint: write `Package(rules: [])` into it, or remove it
 ");
 }
 
@@ -154,7 +154,7 @@ error: a build file holds one value, but here follows `Image`
 2 | Image(name: "1")
   | ^^^^^
   |
-  = help: rules stand in the list `rules` of one `Package(…)`
+  = hint: rules stand in the list `rules` of one `Package(…)`
 "#);
 }
 
@@ -167,7 +167,7 @@ fn a_rule_without_a_package() {
         1 | Image(name: "1")
           | ^^^^^
           |
-          = help: write `Package(rules: [Image(…)])`
+          = hint: write `Package(rules: [Image(…)])`
         "#);
 }
 
@@ -180,7 +180,7 @@ fn a_misspelt_package() {
         1 | Pakage(rules: [])
           | ^^^^^^
           |
-          = help: did you mean `Package`?
+          = hint: did you mean `Package`?
         ");
 }
 
@@ -204,7 +204,7 @@ fn a_workspace_within() {
         1 | Workspace()
           | ^^^^^^^^^
           |
-          = help: this is a package of the workspace above: write `Package(…)`, or move the folder out of it
+          = hint: this is a package of the workspace above: write `Package(…)`, or move the folder out of it
         ");
 }
 
@@ -217,7 +217,7 @@ fn a_misspelt_rule() {
         1 | Package(rules: [Imgae(name: "1"), Job(name: "2")])
           |                 ^^^^^
           |
-          = help: did you mean `Image`?
+          = hint: did you mean `Image`?
 
         error: there is no rule `Job` here
          --> images/a/BUILD.ron:1:35
@@ -225,7 +225,7 @@ fn a_misspelt_rule() {
         1 | Package(rules: [Imgae(name: "1"), Job(name: "2")])
           |                                   ^^^
           |
-          = help: what may stand here: `Image`, `Test`, `Base`
+          = hint: what may stand here: `Image`, `Test`, `Base`
         "#);
 }
 
@@ -272,7 +272,7 @@ error: `Image` has no field `nme`
 3 |     Image(nme: "2"),
   |           ^^^
   |
-  = help: did you mean `name`?
+  = hint: did you mean `name`?
 
 error: there is no rule `Imag` here
  --> images/a/BUILD.ron:4:5
@@ -280,7 +280,7 @@ error: there is no rule `Imag` here
 4 |     Imag(name: "3"),
   |     ^^^^
   |
-  = help: did you mean `Image`?
+  = hint: did you mean `Image`?
 
 error: `retries` is a whole number from 0 to 100
  --> images/a/BUILD.ron:5:42

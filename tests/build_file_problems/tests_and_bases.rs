@@ -10,7 +10,7 @@ fn a_test_without_form() {
         1 | Package(rules: [Test(name: "t")])
           |                 ^^^^
           |
-          = help: give it one of `run`, `exec` and `dockerfile`
+          = hint: give it one of `run`, `exec` and `dockerfile`
         "#);
 }
 
@@ -80,7 +80,7 @@ error: a test with `run` has no `args`
 2 |     Test(name: "a", run: ["x"], args: {"A": "1"}),
   |                                 ^^^^
   |
-  = help: commands get variables by `env`
+  = hint: commands get variables by `env`
 
 error: a test with `dockerfile` has no `env`
  --> images/a/BUILD.ron:3:38
@@ -88,7 +88,7 @@ error: a test with `dockerfile` has no `env`
 3 |     Test(name: "b", dockerfile: "D", env: {"A": "1"}),
   |                                      ^^^
   |
-  = help: a Dockerfile gets variables by `args`
+  = hint: a Dockerfile gets variables by `args`
 
 error: a test with `exec` has no `context`
  --> images/a/BUILD.ron:4:36
@@ -96,7 +96,7 @@ error: a test with `exec` has no `context`
 4 |     Test(name: "c", exec: [["x"]], context: "."),
   |                                    ^^^^^^^
   |
-  = help: commands see the image alone; to bring files, use a `dockerfile`
+  = hint: commands see the image alone; to bring files, use a `dockerfile`
 "#);
 }
 
@@ -109,7 +109,7 @@ fn a_test_that_is_not_there() {
         1 | Package(tests: ["//b:smok"], rules: [Image(name: "1", tests: [":smoke"])])
           |                 ^^^^^^^^^^
           |
-          = help: did you mean `//b:smoke`?
+          = hint: did you mean `//b:smoke`?
 
         error: there is no test `//a:smoke`
          --> images/a/BUILD.ron:1:63
@@ -117,7 +117,7 @@ fn a_test_that_is_not_there() {
         1 | Package(tests: ["//b:smok"], rules: [Image(name: "1", tests: [":smoke"])])
           |                                                               ^^^^^^^^
           |
-          = help: did you mean `//b:smoke`?
+          = hint: did you mean `//b:smoke`?
         "#);
 }
 
@@ -147,7 +147,7 @@ fn a_test_without_colon() {
         1 | Package(rules: [Test(name: "t", run: ["x"]), Image(name: "1", tests: ["t", "//b", "//b:a b"])])
           |                                                                       ^^^
           |
-          = help: a test of this package is `":t"`
+          = hint: a test of this package is `":t"`
 
         error: `//b` names a package, not a test
          --> images/a/BUILD.ron:1:76
@@ -155,7 +155,7 @@ fn a_test_without_colon() {
         1 | Package(rules: [Test(name: "t", run: ["x"]), Image(name: "1", tests: ["t", "//b", "//b:a b"])])
           |                                                                            ^^^^^
           |
-          = help: a test of it is `"//b:NAME"`
+          = hint: a test of it is `"//b:NAME"`
 
         error: `a b`: character ` ` is not allowed in a name
          --> images/a/BUILD.ron:1:83
@@ -193,7 +193,7 @@ error: //a:1 has two tests of the name `smoke`: //b:smoke and //a:smoke
 3 |     Image(name: "1", tests: [":smoke"]),
   |                              ^^^^^^^^
   |
-  = help: a step is called by the name of its test, so those of an image differ: rename one
+  = hint: a step is called by the name of its test, so those of an image differ: rename one
 "#);
 }
 
@@ -210,7 +210,7 @@ error: an image that has tests is not untested
 2 |     Image(name: "1", untested: "no time", tests: ["//b:smoke"]),
   |                                ^^^^^^^^^          ----------- a test is listed here
   |
-  = help: leave out `untested`, or the tests
+  = hint: leave out `untested`, or the tests
 
 error: `untested` is empty
  --> images/a/BUILD.ron:3:32
@@ -235,7 +235,7 @@ fn untested_with_tests_of_the_package() {
         1 | Package(tests: ["//b:smoke"], rules: [Image(name: "1", untested: "no time")])
           |                 ----------- a test is listed here                ^^^^^^^^^
           |
-          = help: leave out `untested`, or the tests
+          = hint: leave out `untested`, or the tests
         "#);
 }
 
@@ -248,7 +248,7 @@ fn an_untested_package_with_tests() {
         1 | Package(untested: "no time", tests: ["//b:smoke"])
           |                   ^^^^^^^^^          ----------- a test is listed here
           |
-          = help: leave out `untested`, or the tests
+          = hint: leave out `untested`, or the tests
         "#);
 }
 
@@ -261,7 +261,7 @@ fn a_base_of_nothing() {
         1 | Package(rules: [Base(name: "b"), Base(name: "c", provides: [], from: "x.tar")])
           |                 ^^^^
           |
-          = help: say what it is made from, like `from: Registry("debian:bookworm")`
+          = hint: say what it is made from, like `from: Registry("debian:bookworm")`
 
         error: this base has no `provides`, so nothing can start from it
          --> images/a/BUILD.ron:1:17
@@ -269,7 +269,7 @@ fn a_base_of_nothing() {
         1 | Package(rules: [Base(name: "b"), Base(name: "c", provides: [], from: "x.tar")])
           |                 ^^^^
           |
-          = help: write the references that Dockerfiles use, like `provides: ["debian:bookworm"]`
+          = hint: write the references that Dockerfiles use, like `provides: ["debian:bookworm"]`
 
         error: `provides` is empty, so nothing can start from this base
          --> images/a/BUILD.ron:1:60
@@ -300,7 +300,7 @@ error: a base can't be made from `Rootfss`
 2 |     Base(name: "a", provides: ["a:1"], from: Rootfss("x.tar")),
   |                                              ^^^^^^^
   |
-  = help: did you mean `Rootfs`?
+  = hint: did you mean `Rootfs`?
 
 error: a base can't be made from `Docker`
  --> images/a/BUILD.ron:3:46
@@ -308,7 +308,7 @@ error: a base can't be made from `Docker`
 3 |     Base(name: "b", provides: ["b:1"], from: Docker("x")),
   |                                              ^^^^^^
   |
-  = help: it is made from `Registry("…")`, `Rootfs("…")`, `OciLayout("…")` or `Command([…])`
+  = hint: it is made from `Registry("…")`, `Rootfs("…")`, `OciLayout("…")` or `Command([…])`
 
 error: `Rootfs` is a string
  --> images/a/BUILD.ron:4:53
@@ -343,7 +343,7 @@ error: `Command` is a list of strings, like `["./bootstrap", "{out}"]`
 2 |     Base(name: "a", provides: ["a:1"], from: Command("./x {out}")),
   |                                                      ^^^^^^^^^^^ this is a string
   |
-  = help: put it in brackets: `["./x {out}"]`
+  = hint: put it in brackets: `["./x {out}"]`
 
 error: this command has no `{out}`
  --> images/a/BUILD.ron:3:54
@@ -351,7 +351,7 @@ error: this command has no `{out}`
 3 |     Base(name: "b", provides: ["b:1"], from: Command(["./x"])),
   |                                                      ^^^^^^^
   |
-  = help: igraph puts a path that ends in `.tar` in its place, for the command to write the root filesystem to
+  = hint: igraph puts a path that ends in `.tar` in its place, for the command to write the root filesystem to
 
 error: only a base from `Command(…)` has `inputs`
  --> images/a/BUILD.ron:4:59
@@ -397,7 +397,7 @@ error: this test does nothing
 2 |     Test(name: "t"),
   |     ^^^^
   |
-  = help: give it one of `run`, `exec` and `dockerfile`
+  = hint: give it one of `run`, `exec` and `dockerfile`
 
 error: expected `,` or `)`, found `"u"`
  --> images/a/BUILD.ron:3:15

@@ -10,7 +10,7 @@ fn unknown_fields() {
         1 | Workspace(package: "images", regstry: "x")
           |           ^^^^^^^
           |
-          = help: did you mean `packages`?
+          = hint: did you mean `packages`?
 
         error: `Workspace` has no field `regstry`
          --> BUILD.ron:1:30
@@ -18,7 +18,7 @@ fn unknown_fields() {
         1 | Workspace(package: "images", regstry: "x")
           |                              ^^^^^^^
           |
-          = help: did you mean `registry`?
+          = hint: did you mean `registry`?
         "#);
 }
 
@@ -31,7 +31,7 @@ fn a_wrong_registry() {
         1 | Workspace(registry: "nodesource", registries: {"https://x": (tls: Off), "reg.corp/a": (), "reg.corp": (tls: "off", mirorrs: []), "a.b...
           |                     ^^^^^^^^^^^^
           |
-          = help: write it like `docker.io`, `reg.corp:5000` or `reg.corp:5000/staging`
+          = hint: write it like `docker.io`, `reg.corp:5000` or `reg.corp:5000/staging`
 
         error: `https://x` is no registry: it begins with a host that has a `.` or a port, or is `localhost`
          --> BUILD.ron:1:48
@@ -39,7 +39,7 @@ fn a_wrong_registry() {
         1 | Workspace(registry: "nodesource", registries: {"https://x": (tls: Off), "reg.corp/a": (), "reg.corp": (tls: "off", mirorrs: []), "a.b...
           |                                                ^^^^^^^^^^^
           |
-          = help: write it like `docker.io`, `reg.corp:5000` or `reg.corp:5000/staging`
+          = hint: write it like `docker.io`, `reg.corp:5000` or `reg.corp:5000/staging`
 
         error: `reg.corp/a` has a path; settings are for a host
          --> BUILD.ron:1:73
@@ -47,7 +47,7 @@ fn a_wrong_registry() {
         1 | Workspace(registry: "nodesource", registries: {"https://x": (tls: Off), "reg.corp/a": (), "reg.corp": (tls: "off", mirorrs: []), "a.b...
           |                                                                         ^^^^^^^^^^^^
           |
-          = help: write `"reg.corp"`
+          = hint: write `"reg.corp"`
 
         error: `tls` is `Off` or `Ca("ca.pem")`
          --> BUILD.ron:1:109
@@ -61,7 +61,7 @@ fn a_wrong_registry() {
         1 | Workspace(registry: "nodesource", registries: {"https://x": (tls: Off), "reg.corp/a": (), "reg.corp": (tls: "off", mirorrs: []), "a.b...
           |                                                                                                                    ^^^^^^^
           |
-          = help: did you mean `mirrors`?
+          = hint: did you mean `mirrors`?
 
         error: `a.b` is a group, like `(tls: Off, mirrors: ["mirror.corp"])`
          --> BUILD.ron:1:137
@@ -75,7 +75,7 @@ fn a_wrong_registry() {
         1 | ... (tls: "off", mirorrs: []), "a.b": Off, "c.d": (tls: Ca(1))})
           |                                                            ^ this is a number
           |
-          = help: put it in quotes: `"1"`
+          = hint: put it in quotes: `"1"`
         "#);
 }
 
@@ -88,7 +88,7 @@ fn a_wrong_engine() {
         1 | Workspace(engine: docker, jobs: 0, epoch: -1)
           |                   ^^^^^^
           |
-          = help: did you mean `Docker`?
+          = hint: did you mean `Docker`?
 
         error: `jobs` is a whole number from 1 to 4096
          --> BUILD.ron:1:33
@@ -119,7 +119,7 @@ fn another_wrong_engine() {
         1 | Workspace(engine: "Docker", jobs: "4")
           |                                   ^^^ this is a string
           |
-          = help: write it without quotes: `4`
+          = hint: write it without quotes: `4`
         "#);
 }
 
@@ -132,7 +132,7 @@ fn a_wrong_engine_host() {
         1 | Workspace(engine: Docker(host: "/var/run/docker.sock"))
           |                                ^^^^^^^^^^^^^^^^^^^^^^
           |
-          = help: write unix:///PATH, tcp://HOST:PORT, http://HOST:PORT, https://HOST:PORT or ssh://USER@HOST
+          = hint: write unix:///PATH, tcp://HOST:PORT, http://HOST:PORT, https://HOST:PORT or ssh://USER@HOST
         "#);
     insta::assert_snapshot!(workspace(r#"Workspace(engine: Docker(host: ""), retries: (max_delay: "1s"))"#), @r#"
         error: `host` is empty
@@ -158,7 +158,7 @@ fn no_packages() {
         1 | Workspace(packages: "pictures")
           |                     ^^^^^^^^^^
           |
-          = help: make it, or name another: `packages: "…"`
+          = hint: make it, or name another: `packages: "…"`
         "#);
 }
 
@@ -171,7 +171,7 @@ fn no_workspace() {
         1 | Package(rules: [])
           | ^^^^^^^
           |
-          = help: what may stand here: `Workspace`
+          = hint: what may stand here: `Workspace`
         ");
 }
 
@@ -184,7 +184,7 @@ fn packages_outside() {
         1 | Workspace(packages: "..")
           |                     ^^^^
           |
-          = help: a path may leave its package, not the workspace: bring the file in
+          = hint: a path may leave its package, not the workspace: bring the file in
         "#);
 }
 

@@ -6,13 +6,13 @@ use crate::cli::args::{Outdated, Update, World};
 use crate::cli::error::Error;
 use crate::cli::exit::Exit;
 use crate::cli::program::Context;
-use crate::cli::survey::{BaseVerdict, Look, NodeVerdict, Survey, survey};
+use crate::cli::survey::{BaseVerdict, Look, NodeVerdict, Probes, Survey, survey};
 use crate::cli::survey_view;
 use crate::cli::workbench::Workbench;
 use crate::clock::Clock;
 use crate::lock::{LOCK_FILE, LockFile};
 use crate::pattern::Selection;
-use crate::record::Facts;
+use crate::record::{Facts, State};
 
 /// Shows what moved.
 pub fn outdated(args: &Outdated, context: &Context<'_>) -> Result<Exit, Error> {
@@ -22,11 +22,7 @@ pub fn outdated(args: &Outdated, context: &Context<'_>) -> Result<Exit, Error> {
     if probes {
         bench.enter(&engine)?;
     }
-    let lock = bench.lock()?;
-    let everything = bench.everything();
-    let probes = probes.then_some(&engine);
-    let look = Look { bench: &bench, selection: &everything, what: &args.what, clock: context.clock(), probes };
-    let survey = survey(&look, &lock, &bench.state_read_only()?)?;
+    let survey = all_of(&bench, &args.what, probes.then_some(&engine), &bench.lock()?, &bench.state_read_only()?)?;
     if args.json {
         survey_view::json(&survey, None, context)?;
         return Ok(survey_view::failures(&survey, context));
@@ -58,10 +54,7 @@ pub fn update(args: &Update, context: &Context<'_>) -> Result<Exit, Error> {
     let _writer = if args.dry_run { None } else { Some(bench.writer(args.no_wait, clock.as_ref())?) };
     let lock = bench.lock()?;
     let state = if args.dry_run { bench.state_read_only()? } else { bench.state()? };
-    let everything = bench.everything();
-    let probes = probes.then_some(&engine);
-    let look = Look { bench: &bench, selection: &everything, what: &args.what, clock: clock.clone(), probes };
-    let survey = survey(&look, &lock, &state)?;
+    let survey = all_of(&bench, &args.what, probes.then_some(&engine), &lock, &state)?;
     if !args.dry_run && !survey.baselines().is_empty() {
         state.learn(&Facts { answers: survey.baselines(), ..Facts::default() })?;
     }
@@ -91,23 +84,39 @@ fn apply(survey: &Survey, lock: &LockFile, bench: &Workbench<'_>) -> Result<(), 
     written.map_err(|source| Error::Write { path: bench.root().join(LOCK_FILE), source })
 }
 
-/// The update cycle of a watch: looks at what a selection stands on, and moves the lock; returns what moved, sorted. What could not be
-/// asked is told as a warning.
-pub fn renew(bench: &Workbench<'_>, selection: &Selection, clock: &Arc<dyn Clock>) -> Result<Vec<String>, Error> {
-    let look = Look { bench, selection, what: &[], clock: clock.clone(), probes: None };
+/// What registries and policies say of the whole workspace, or of `what` of it; probes are run by an engine where one is given.
+fn all_of(bench: &Workbench<'_>, what: &[String], engine: Option<&World>, lock: &LockFile, state: &State) -> Result<Survey, Error> {
+    let clock = bench.context.clock();
+    let process = format!("{}-{}", std::process::id(), clock.now().0);
+    let make = || bench.engine(engine.unwrap_or(&World::default()), &process);
+    let probes = engine.map(|world| Probes { world, engine: &make });
+    survey(&Look { bench, selection: &bench.everything(), what, clock, probes }, lock, state)
+}
+
+/// What registries and policies say of what a watch stands on. Takes as long as registries and probes do, and writes nothing.
+pub fn ask(bench: &Workbench<'_>, selection: &Selection, probes: Probes<'_>, clock: &Arc<dyn Clock>) -> Result<Survey, Error> {
+    let look = Look { bench, selection, what: &[], clock: clock.clone(), probes: Some(probes) };
     let mut found = survey(&look, &bench.lock()?, &bench.state_read_only()?)?;
-    for (name, failure) in found.failures() {
-        bench.context.printer.warn(format_args!("{name}: {}", failure.message));
-    }
     // what is not in the lock yet is resolved by the next run
     found.bases.retain(|base| !matches!(base.verdict, Ok(BaseVerdict::New(_))));
-    if found.changes() {
-        let _writer = bench.writer(false, clock.as_ref())?;
-        // read again: another igraph may have added to it
-        apply(&found, &bench.lock()?, bench)?;
+    Ok(found)
+}
+
+/// Moves the lock as was found; returns what moved, sorted.
+pub fn renew(found: &Survey, bench: &Workbench<'_>, clock: &dyn Clock) -> Result<Vec<String>, Error> {
+    let answers = found.baselines();
+    if found.changes() || !answers.is_empty() {
+        let _writer = bench.writer(false, clock)?;
+        if !answers.is_empty() {
+            bench.state()?.learn(&Facts { answers, ..Facts::default() })?;
+        }
+        if found.changes() {
+            // read again: another igraph may have added to it
+            apply(found, &bench.lock()?, bench)?;
+        }
     }
     let bases = found.bases.iter().filter(|base| base.moves()).map(|base| format!("base {}", base.reference.familiar()));
-    let nodes = found.nodes.iter().filter(|node| node.moves()).map(|node| format!("policy of {}", node.label));
+    let nodes = found.nodes.iter().filter(|node| node.moves()).map(|node| format!("freshness stamp of {}", node.label));
     Ok(bases.chain(nodes).collect())
 }
 

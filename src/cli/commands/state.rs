@@ -6,15 +6,14 @@ use std::path::Path;
 use crate::cli::args;
 use crate::cli::error::Error;
 use crate::cli::exit::Exit;
+use crate::cli::grounds::Grounds;
 use crate::cli::program::Context;
 use crate::cli::workbench::{self, Workbench};
 use crate::digest::Key;
 use crate::engine::Limits;
-use crate::graph::{Depth, Graph, GraphOptions, NodeIndex, StandIns};
-use crate::keys::Keys;
-use crate::plan::{Decision, Planner, PlannerOptions, Records};
+use crate::graph::{Depth, NodeIndex};
+use crate::plan::{Decision, PlannerOptions};
 use crate::record::{State, Wait};
-use crate::spec::Destination;
 
 /// Prints the workspace's root folder.
 pub fn root(context: &Context<'_>) -> Result<Exit, Error> {
@@ -116,17 +115,12 @@ pub fn gc(args: &args::Gc, context: &Context<'_>) -> Result<Exit, Error> {
 
 /// The keys under which the present inputs have a result, whichever engine builds them.
 fn live(bench: &Workbench<'_>, state: &State, world: &args::World) -> Result<Vec<Key>, Error> {
-    let (lock, digests) = (bench.lock()?, bench.digests());
-    let records = Records::read(state, &lock)?;
-    let destination = Destination::Workspace(bench.catalogue.workspace.registry.clone());
-    let stand_ins = StandIns::default();
-    let options = GraphOptions { depth: Depth::Push, stand_ins: &stand_ins, destination: &destination, platform: &bench.platform };
-    let graph = Graph::build(&bench.catalogue, &bench.everything(), &options, &records).map_err(Error::Problems)?;
+    let lock = bench.lock()?;
+    let grounds = Grounds::read(bench, state, &lock, world, None)?;
+    let graph = grounds.graph(&bench.everything(), Depth::Push)?;
     let mut live = BTreeSet::new();
     for engine in bench.engine_identities(world) {
-        let epoch = bench.catalogue.workspace.epoch;
-        let keys = Keys { root: bench.root(), digests: &digests, engine, epoch, build_platform: &bench.platform };
-        let planner = Planner::new(&graph, keys, &records, PlannerOptions::default());
+        let planner = grounds.planner_for(engine, &graph, PlannerOptions::default());
         let plan: BTreeMap<NodeIndex, Decision> = planner.plan().into_iter().collect();
         let values = |index: NodeIndex| match plan.get(&index) {
             Some(Decision::Fresh(value)) => Some(value.clone()),

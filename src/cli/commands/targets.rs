@@ -232,7 +232,7 @@ fn touches(graph: &Graph<'_>, planner: &Planner<'_>, index: NodeIndex, changed: 
         };
         return changed.iter().any(|path| folders.iter().any(|folder| within(path, folder)));
     };
-    traces.watched().any(|(path, stamp)| changed.contains(path) || (stamp.is_some() && gone_from.contains(path.as_str())))
+    traces.watched().any(|(path, stamp)| changed.contains(&path) || (stamp.is_some() && gone_from.contains(path.as_str())))
 }
 
 /// The nearest folder above a path that is gone; `None` for one that is there.

@@ -83,8 +83,11 @@ pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>)
     if !broken.is_empty() {
         return Err(Error::Problems(broken));
     }
+    warn_of_kept(&planner, &plan, context);
     if dry {
         let stale = crate::cli::plan_view::show(&planner, &plan, args, context)?;
+        leave((plan, planner));
+        leave((graph, bench.catalogue.clone()));
         return Ok(if args.plan.check && stale { Exit::ImageFailed } else { Exit::Done });
     }
     if depth == Depth::Push {
@@ -105,7 +108,9 @@ pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>)
         drop(writer);
         if let Some((witness, planner, plan)) = kept {
             witness.keep(&line, &bench, &planner, &plan);
+            leave((plan, planner));
         }
+        leave((graph, bench.catalogue.clone()));
         return nothing_to_do(&line, context);
     }
     let process = format!("{}-{}", std::process::id(), clock.now().0);
@@ -127,7 +132,15 @@ pub fn run(verb: &'static str, depth: Depth, args: &Verb, context: &Context<'_>)
     };
     let (exit, _) = session.run(&summary, &lock)?;
     drop(writer);
+    leave((plan, planner));
+    leave((graph, bench.catalogue.clone()));
     Ok(exit)
+}
+
+/// Gives up what nobody needs any more, right before the process ends: the kernel takes all of it back at once, which taking it apart
+/// piece by piece does not.
+fn leave<T>(value: T) {
+    std::mem::forget(value);
 }
 
 fn nothing_to_do(line: &str, context: &Context<'_>) -> Result<Exit, Error> {
@@ -220,6 +233,16 @@ fn forced(graph: &Graph<'_>, depth: Depth) -> BTreeSet<NodeIndex> {
                 }
         })
         .collect()
+}
+
+/// Says which of what was forced is not built all the same: its last day is over.
+fn warn_of_kept(planner: &Planner<'_>, plan: &[(NodeIndex, Decision)], context: &Context<'_>) {
+    let kept = plan.iter().filter(|(index, decision)| planner.options.forced.contains(index) && matches!(decision, Decision::Fresh(_)));
+    let labels: Vec<String> = kept.map(|(index, _)| planner.graph.node(*index).label().to_string()).collect();
+    if !labels.is_empty() {
+        context.printer.warn(format_args!("past the last day, so never built again, not even with --force: {}", labels.join(", ")));
+        context.printer.hint("move the day of `until` where that is too early");
+    }
 }
 
 /// What a plan comes to.

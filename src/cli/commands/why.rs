@@ -246,7 +246,10 @@ impl Explanation<'_> {
             let image = self.state.latest_success(self.label, &node.platform).ok().flatten().and_then(|result| result.image);
             let answer = image.and_then(|image| self.state.answer(image.id, probe_digest(probe)).ok().flatten());
             lines.push(match answer {
-                Some(answer) => format!("probe: later answers are compared with {} lines", answer.lines().count()),
+                Some(answer) => {
+                    let count = answer.lines().count();
+                    format!("probe: later answers are compared with {count} line{}", if count == 1 { "" } else { "s" })
+                }
                 None => "probe: no answer is recorded yet; `igraph update` takes the first".to_owned(),
             });
         }

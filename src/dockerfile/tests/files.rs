@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::{parsed, resolve_with, shown};
 use crate::dockerfile::{EntryKind, Ignore, Listing, NoConfigs, list_context};
+use crate::folder::Folder;
 use crate::problem::{Problem, Source};
 
 /// Files `path` or `path = text`, folders `path/`, links `path -> target`, executables `path*`.
@@ -32,7 +33,7 @@ fn list_in(root: &Path, instructions: &str, ignore: &str) -> Result<Listing, Vec
     let dockerfile = parsed(&format!("FROM scratch\n{instructions}\n"));
     let resolved = resolve_with(&dockerfile, None, &[], &NoConfigs).unwrap();
     let ignore = Ignore::parse(&Arc::new(Source { path: ".dockerignore".into(), text: ignore.into() })).unwrap();
-    list_context(root, &resolved.context, &ignore)
+    list_context(&Folder::open(root), &resolved.context, &ignore)
 }
 
 fn names(listing: &Listing) -> Vec<String> {
@@ -155,5 +156,5 @@ fn an_uncertain_build_counts_everything() {
     let dockerfile = parsed("# syntax=corp/x:1\nFROM scratch\nCOPY missing /\n");
     let resolved = resolve_with(&dockerfile, None, &[], &NoConfigs).unwrap();
     let ignore = Ignore::parse(&Arc::new(Source { path: ".dockerignore".into(), text: "skipped".into() })).unwrap();
-    assert_eq!(names(&list_context(root.path(), &resolved.context, &ignore).unwrap()), ["a", "d/", "d/e"]);
+    assert_eq!(names(&list_context(&Folder::open(root.path()), &resolved.context, &ignore).unwrap()), ["a", "d/", "d/e"]);
 }

@@ -1,20 +1,18 @@
 //! The engine itself: the seam's calls, handed to the rooms that do them.
 
 use std::collections::BTreeSet;
-use std::io::{self, Read};
+use std::io;
 use std::path::PathBuf;
 
-use sha2::{Digest as _, Sha256};
-
 use super::build::Environment;
-use super::files::disk;
+use super::files::{Hashing, disk};
 use super::refuse;
 use super::sandbox::{Host, Root};
 use super::store::{Claim, Store};
 use super::{bring, build, tests};
 use crate::digest::{Digest, ImageId, Key};
 use crate::dockerfile::{Dockerfile, Resolved};
-use crate::engine::{Advice, Attempt, BuildRequest, Collected, Engine, EngineIdentity, ExportSink, Limits, TestRequest};
+use crate::engine::{Advice, Attempt, BuildRequest, Collected, Engine, EngineIdentity, ExportSink, Limits, PackedLayers, TestRequest};
 use crate::failure::Failure;
 use crate::image::{EngineImage, ImageConfig, ImageSource};
 use crate::platform::Platform;
@@ -22,7 +20,7 @@ use crate::problem::Problem;
 use crate::reference::Reference;
 
 /// Rises when the same request would give another result.
-const RESULTS_VERSION: u32 = 2;
+const RESULTS_VERSION: u32 = 3;
 
 /// What an engine is made with.
 pub struct EmbeddedOptions {
@@ -79,20 +77,6 @@ impl EmbeddedEngine {
 
 fn parsed(bytes: &[u8]) -> Result<ImageConfig, Failure> {
     ImageConfig::parse(bytes).map_err(|error| Failure::step(format!("the image's config can't be read: {error}")))
-}
-
-/// Hashes what goes through.
-struct Hashing<R> {
-    reader: R,
-    hasher: Sha256,
-}
-
-impl<R: Read> Read for Hashing<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.reader.read(buffer)?;
-        self.hasher.update(&buffer[..count]);
-        Ok(count)
-    }
 }
 
 impl Engine for EmbeddedEngine {
@@ -182,10 +166,10 @@ impl Engine for EmbeddedEngine {
                 if attempt.cancel.is_cancelled() {
                     return Err(Failure::stopped());
                 }
-                let mut tar = Hashing { reader: self.store.open_layer(&diff_ids[..length])?, hasher: Sha256::new() };
+                let mut tar = Hashing::new(self.store.open_layer(&diff_ids[..length])?);
                 let given = sink.layer(diff_id, &mut tar);
                 let rest = io::copy(&mut tar, &mut io::sink()).map_err(disk("a layer"));
-                let sound = Digest::from_bytes(tar.hasher.finalize().into()) == diff_id;
+                let sound = tar.digest() == diff_id;
                 if rest.is_err() || !sound {
                     self.store.drop_layer(&diff_ids[..length]);
                     let message = format!("layer {} in the store was damaged, and is dropped", diff_id.short());
@@ -195,6 +179,10 @@ impl Engine for EmbeddedEngine {
             }
         }
         Ok(())
+    }
+
+    fn packed_layers(&self) -> Option<&dyn PackedLayers> {
+        Some(&self.store)
     }
 
     fn discard(&self, image: &EngineImage) -> Result<(), Failure> {

@@ -4,8 +4,6 @@ use crate::dockerfile::{Command, Dockerfile, Feature, MountKind, Resolved};
 use crate::platform::Platform;
 use crate::problem::Problem;
 
-const WAY_OUT: &str = "build it with `--engine docker`, or write it without";
-
 /// One problem for each thing that it lacks, at the place of its first use.
 pub(super) fn refusals(dockerfile: &Dockerfile, resolved: &Resolved, by_chroot: bool) -> Vec<Problem> {
     let mut problems = Vec::new();
@@ -35,9 +33,6 @@ pub(super) fn refusals(dockerfile: &Dockerfile, resolved: &Resolved, by_chroot: 
                 refuse("RUN `--security=insecure` is not done by the embedded engine".into(), "leave the flag out");
             }
             for mount in &step.mounts {
-                if mount.kind == MountKind::Cache && mount.from.is_none() && mount.source.is_some() {
-                    refuse("a cache mount that starts from files of the context is not done by the embedded engine".into(), WAY_OUT);
-                }
                 if mount.kind == MountKind::Ssh && by_chroot {
                     refuse(
                         "an ssh mount needs namespaces, which this container does not allow".into(),

@@ -4,18 +4,20 @@
 use std::collections::BTreeMap;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex};
+use std::thread::Scope as Threads;
 use std::time::Duration;
 
+use super::asking::Asking;
 use super::look::{Look, Planning, different, dockerfiles};
 use super::reach::{Reach, Scope};
 use crate::cli::args::{Verb, Watched};
-use crate::cli::commands::bases;
 use crate::cli::commands::verb::{self, Summary};
 use crate::cli::error::Error;
 use crate::cli::exit::Exit;
 use crate::cli::plan_view;
 use crate::cli::program::Context;
 use crate::cli::reporting::Reporting;
+use crate::cli::survey::Survey;
 use crate::cli::workbench::{OUT, Workbench};
 use crate::clock::Clock;
 use crate::digest::Key;
@@ -43,7 +45,7 @@ pub fn run(verb: &'static str, depth: Depth, args: &Watched, context: &Context<'
     }
     Reporting::check(&args.verb.output)?;
     let mut watch = Watch::begin(verb, depth, &args.verb, args.watch.ask_bases, context)?;
-    watch.run()
+    std::thread::scope(|threads| watch.run(threads))
 }
 
 /// What wakes the loop.
@@ -52,6 +54,8 @@ pub(super) enum Wake {
     Disk(Message),
     /// The cycle's run has ended.
     Done,
+    /// The registries have answered.
+    Bases(Result<Survey, Error>),
     /// A signal came.
     Stopped,
 }
@@ -72,7 +76,7 @@ pub(super) struct Watch<'a> {
     pub(super) watcher: Watcher,
     pub(super) sender: Sender<Wake>,
     wakes: Receiver<Wake>,
-    pub(super) engine: KeptEngine,
+    pub(super) engine: Arc<KeptEngine>,
     pub(super) debounce: Debounce,
     /// What has changed and was not looked at yet.
     pub(super) pending: Changes,
@@ -87,14 +91,14 @@ pub(super) struct Watch<'a> {
     pub(super) failed: BTreeMap<Key, String>,
     /// The last problem that was told, so that it is told once.
     told: Option<String>,
-    /// The lock as igraph left it.
-    lock: Option<Vec<u8>>,
+    /// The lock as igraph left it, where nothing was looked at since.
+    pub(super) lock: Option<Option<Vec<u8>>>,
     /// What the last whole evaluation relied on.
     interest: Interest,
     /// The last plan that was shown.
     shown: Option<Vec<u8>>,
-    /// How often bases are asked after, and when next.
-    bases: Option<(Duration, Duration)>,
+    /// With `--bases`.
+    pub(super) asking: Option<Asking>,
 }
 
 impl<'a> Watch<'a> {
@@ -133,7 +137,7 @@ impl<'a> Watch<'a> {
             watcher,
             sender,
             wakes,
-            engine: Mutex::default(),
+            engine: Arc::default(),
             debounce: Debounce::default(),
             pending: Changes::default(),
             unsettled: Scope::Everything,
@@ -145,12 +149,15 @@ impl<'a> Watch<'a> {
             lock: None,
             interest: Interest::default(),
             shown: None,
-            bases: bases.map(|every| (every, clock.monotonic() + every)),
+            asking: bases.map(|every| Asking::new(every, clock.monotonic())),
             clock,
         })
     }
 
-    fn run(&mut self) -> Result<Exit, Error> {
+    fn run<'s>(&mut self, threads: &'s Threads<'s, '_>) -> Result<Exit, Error>
+    where
+        'a: 's,
+    {
         let mut first = true;
         loop {
             let changes = std::mem::take(&mut self.pending);
@@ -168,26 +175,26 @@ impl<'a> Watch<'a> {
                 self.context.printer.say(format_args!("igraph: watching {count} folders{how}; Ctrl-C ends it"));
             }
             first = false;
-            if self.pending.is_empty() && !self.wait() {
+            if self.pending.is_empty() && !self.wait(threads) {
                 return Ok(self.context.signals.first().map_or(Exit::Done, Exit::Signal));
             }
         }
     }
 
     /// Tells a problem once, however often it is met.
-    fn tell(&mut self, error: &Error) {
+    pub(super) fn tell(&mut self, error: &Error) {
         let text = format!("{error:?}");
         if self.told.as_ref() != Some(&text) {
             self.context.printer.error(error);
-            if let Some(hint) = error.hint() {
-                self.context.printer.hint(hint);
-            }
             self.told = Some(text);
         }
     }
 
     /// Waits until something has changed and a burst of events is over; false when it was stopped.
-    fn wait(&mut self) -> bool {
+    fn wait<'s>(&mut self, threads: &'s Threads<'s, '_>) -> bool
+    where
+        'a: 's,
+    {
         loop {
             if self.context.cancel.is_cancelled() {
                 return false;
@@ -201,17 +208,18 @@ impl<'a> Watch<'a> {
                 self.pending = Changes::default();
                 continue;
             }
-            if let Some((every, next)) = self.bases
-                && now >= next
-            {
-                self.bases = Some((every, now + every));
-                self.ask_bases();
+            if let Some(found) = self.asking.as_mut().and_then(Asking::answer) {
+                self.renew(found);
                 if !self.pending.is_empty() {
                     return true;
                 }
                 continue;
             }
-            let until_bases = self.bases.map(|(_, next)| next.saturating_sub(now));
+            let until_bases = self.asking.as_ref().and_then(|asking| asking.left(now));
+            if until_bases.is_some_and(|left| left.is_zero()) {
+                self.ask_bases(threads);
+                continue;
+            }
             let poll = self.watcher.polls().then_some(POLL);
             let left = [self.debounce.left(now), until_bases, poll].into_iter().flatten().min();
             self.take(left);
@@ -220,8 +228,16 @@ impl<'a> Watch<'a> {
 
     /// Whether what is pending is more than igraph's own writing of the lock.
     fn is_news(&self) -> bool {
-        let only_lock = !self.pending.overflow && self.pending.paths.len() == 1 && self.pending.paths.contains(LOCK_FILE);
-        !only_lock || std::fs::read(self.catalogue.root.join(LOCK_FILE)).ok() != self.lock
+        !self.is_only_lock() || self.lock.as_ref().is_none_or(|left| *left != self.lock_now())
+    }
+
+    /// Whether nothing but the lock is pending.
+    pub(super) fn is_only_lock(&self) -> bool {
+        !self.pending.overflow && self.pending.paths.len() == 1 && self.pending.paths.contains(LOCK_FILE)
+    }
+
+    pub(super) fn lock_now(&self) -> Option<Vec<u8>> {
+        std::fs::read(self.catalogue.root.join(LOCK_FILE)).ok()
     }
 
     /// Takes one wake into the pending changes; true when the cycle's run has ended.
@@ -233,6 +249,12 @@ impl<'a> Watch<'a> {
         let changes = match wake {
             Ok(Wake::Disk(message)) => self.watcher.take(message),
             Ok(Wake::Done) => return true,
+            Ok(Wake::Bases(found)) => {
+                if let Some(asking) = &mut self.asking {
+                    asking.answered(found);
+                }
+                return false;
+            }
             Ok(Wake::Stopped) | Err(RecvTimeoutError::Disconnected) => return false,
             Err(RecvTimeoutError::Timeout) => self.watcher.poll(),
         };
@@ -241,15 +263,6 @@ impl<'a> Watch<'a> {
             self.debounce.push(self.clock.monotonic());
         }
         false
-    }
-
-    /// Asks the registries after the bases of what is watched; what moved is in the lock afterwards, and pending.
-    fn ask_bases(&mut self) {
-        let bench = self.bench(self.context);
-        match bases::renew(&bench, &self.selection, &self.clock) {
-            Ok(moved) => self.pending.paths.extend(moved),
-            Err(error) => self.tell(&error),
-        }
     }
 
     pub(super) fn bench<'c>(&self, context: &'c Context<'c>) -> Workbench<'c> {
@@ -325,13 +338,16 @@ impl<'a> Watch<'a> {
                 self.reach = Reach::default();
             }
             let state = bench.state_read_only()?;
+            let mut looked_at = Vec::new();
             let result = self.planning(scope.clone()).evaluate(&bench, &state, |look| {
                 let owners = look.owners(bench.root());
-                interest.add(owners.values().flat_map(|owner| &owner.paths).map(ToString::to_string));
+                looked_at.extend(owners.keys().cloned());
                 self.reach.learn(owners, whole);
                 let broken = look.broken();
                 if broken.is_empty() { then(look) } else { Err(Error::Problems(broken)) }
             });
+            // an evaluation of everything takes most of the memory there is, and is gone by now
+            interest.add(self.reach.paths_of(&looked_at));
             let (new, limit) = if whole {
                 match &result {
                     Ok(_) => self.interest = interest.clone(),
@@ -379,6 +395,7 @@ impl<'a> Watch<'a> {
     /// Looks, and where there is something to do, runs.
     fn cycle(&mut self, changes: &Changes, first: bool) -> Result<(), Error> {
         self.debounce.reset();
+        self.lock = None;
         let records = StateIdentity::of(&self.bench(self.context).folder);
         let reloaded = self.reload(changes);
         let known = matches!(reloaded, Ok(false)) && self.seen == Some(records) && !self.args.plan.dry_run;
@@ -432,7 +449,6 @@ impl<'a> Watch<'a> {
             context.printer.say(format_args!("igraph: {reason}"));
         }
         let before = self.execute(&scope, reason);
-        self.lock = std::fs::read(self.catalogue.root.join(LOCK_FILE)).ok();
         if !self.is_news() {
             self.pending = Changes::default();
         }
@@ -440,8 +456,9 @@ impl<'a> Watch<'a> {
         // what was read only while it ran is followed from now on; whether it changed meanwhile nobody has told
         let (after, left) = self.look(&scope, false, |look| Ok((look.owns(), look.has_work())))?;
         self.settle(left);
-        for label in different(&before, &after) {
-            self.pending.paths.insert(format!("input of {label}"));
+        // what was told of says more; all of it is unsettled
+        if self.pending.is_empty() {
+            self.pending.paths.extend(different(&before, &after).iter().map(|label| format!("input of {label}")));
         }
         Ok(())
     }

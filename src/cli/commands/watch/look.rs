@@ -65,7 +65,7 @@ impl Planning<'_> {
             verb::all_locked(&graph, &lock)?;
         }
         let held = self.held.clone();
-        let options = PlannerOptions { no_cache: self.args.running.no_cache, held, ..PlannerOptions::default() };
+        let options = PlannerOptions { no_cache: self.args.running.no_cache, held, compared: true, ..PlannerOptions::default() };
         let planner = grounds.planner(&graph, options);
         let plan = planner.plan();
         then(&Look { planner: &planner, plan: &plan, lock: &lock, digests: &self.digests })
@@ -93,12 +93,19 @@ impl Look<'_> {
         false
     }
 
+    /// What runs, or may.
+    pub(super) fn to_run(&self) -> Vec<(NodeLabel, Platform)> {
+        let may_run = self.plan.iter().filter(|(_, decision)| matches!(decision, Decision::Run { .. } | Decision::Maybe(_)));
+        let nodes = may_run.map(|(index, _)| self.planner.graph.node(*index));
+        nodes.map(|node| (node.label(), node.platform.clone())).collect()
+    }
+
     /// What files and build files make of each node, as far as that is known.
     pub(super) fn owns(&self) -> Owns {
         let own = |(index, _): &(NodeIndex, Decision)| {
             let traces = self.planner.traces(*index)?;
             let node = self.planner.graph.node(*index);
-            Some(((node.label(), node.platform.clone()), traces.own))
+            Some(((node.label(), node.platform.clone()), traces.own?))
         };
         self.plan.iter().filter_map(own).collect()
     }
@@ -139,7 +146,7 @@ impl Look<'_> {
 
     fn paths(&self, index: NodeIndex, root: &Path) -> Vec<String> {
         let traces = self.planner.traces(index);
-        let mut paths: Vec<String> = traces.iter().flat_map(|traces| traces.watched()).map(|(path, _)| path.clone()).collect();
+        let mut paths: Vec<String> = traces.iter().flat_map(|traces| traces.watched()).map(|(path, _)| path).collect();
         let (read, context) = match &self.planner.graph.node(index).body {
             Body::Image(image) => (Some(&image.dockerfile), &image.spec.context),
             Body::Test(test) => match &test.spec.form {

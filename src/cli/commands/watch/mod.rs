@@ -1,5 +1,6 @@
 //! `build` and `test`, once or with `--watch`: a loop of cycles, each a look at what counts and, where that finds work, a run.
 
+mod asking;
 mod cycles;
 mod look;
 mod reach;

@@ -75,6 +75,11 @@ impl Reach {
         }
     }
 
+    /// What these relied on when they were last looked at.
+    pub(super) fn paths_of(&self, owners: &[Arc<NodeLabel>]) -> impl Iterator<Item = Arc<str>> {
+        owners.iter().filter_map(|label| self.owners.get(label)).flat_map(|owner| owner.paths.iter().cloned())
+    }
+
     /// The images that changes at these paths may touch, with all that stand on them; everything where a path is nobody's.
     pub(super) fn touched<'p>(&self, changed: impl IntoIterator<Item = &'p String>) -> Scope {
         let mut touched: BTreeSet<&NodeLabel> = BTreeSet::new();

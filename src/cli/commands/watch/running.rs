@@ -11,6 +11,7 @@ use crate::cli::commands::verb::{Session, Summary};
 use crate::cli::error::Error;
 use crate::cli::program::Context;
 use crate::cli::workbench::Workbench;
+use crate::clock::Clock;
 use crate::engine::Engine;
 use crate::execute::{EngineFactory, Stops};
 use crate::failure::{Failure, FailureClass};
@@ -29,8 +30,8 @@ impl Watch<'_> {
         let alone = self.seen == Some(StateIdentity::of(&bench.folder));
         self.seen = None;
         let state = bench.state()?;
-        let engine = std::mem::take(&mut self.engine);
-        let process = format!("{}-{}", std::process::id(), self.clock.now().0);
+        let engine = self.engine.clone();
+        let process = process(self.clock.as_ref());
         let make: Box<EngineFactory<'_>> = {
             let (engine, bench, args, process) = (&engine, &bench, self.args, &process);
             Box::new(move || kept_engine(engine, bench, args, process))
@@ -61,13 +62,15 @@ impl Watch<'_> {
                 self.attend(look, &stops);
                 running.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             })?;
-            Ok((run, look.owns()))
+            let lock = self.lock_now();
+            // otherwise somebody else has changed it meanwhile
+            self.lock = look.lock.is_on_disk().then_some(lock);
+            Ok((run, look.owns(), look.to_run()))
         });
-        drop(make);
-        self.engine = engine;
-        let (run, owns) = ran?;
-        for result in state.results_of_run(&run)? {
-            if let (false, Some(failure)) = (result.verdict.is_good(), &result.failure) {
+        let (run, owns, to_run) = ran?;
+        for (label, platform) in to_run {
+            let result = state.latest(&label, &platform)?.filter(|result| result.run == run && !result.verdict.is_good());
+            if let Some((result, failure)) = result.as_ref().and_then(|result| Some((result, result.failure.as_ref()?))) {
                 let held = match failure.class {
                     FailureClass::Step => format!("it failed in run {run}, and nothing of it has changed since"),
                     FailureClass::Infra | FailureClass::Stopped => String::new(),
@@ -87,6 +90,10 @@ impl Watch<'_> {
             let left = self.debounce.left(self.clock.monotonic());
             if left.is_some_and(|left| left.is_zero()) {
                 self.debounce.reset();
+                // the run itself adds to the lock
+                if self.is_only_lock() && running.lock.is_on_disk() {
+                    continue;
+                }
                 // what is broken is told when the run has ended
                 if let Ok(now) = self.owns_now() {
                     let different = different(&running.owns(), &now);
@@ -128,8 +135,13 @@ impl Drop for Done {
     }
 }
 
+/// What an engine that is made now calls this process.
+pub(super) fn process(clock: &dyn Clock) -> String {
+    format!("{}-{}", std::process::id(), clock.now().0)
+}
+
 /// The engine of the cycles before, if it is still the one that is asked for.
-fn kept_engine(kept: &KeptEngine, bench: &Workbench<'_>, args: &Verb, process: &str) -> Result<Arc<dyn Engine>, Failure> {
+pub(super) fn kept_engine(kept: &KeptEngine, bench: &Workbench<'_>, args: &Verb, process: &str) -> Result<Arc<dyn Engine>, Failure> {
     let asked = format!("{:?} {:?}", args.world.engine, bench.catalogue.workspace.engine);
     let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((_, engine)) = kept.as_ref().filter(|(known, _)| *known == asked) {

@@ -193,6 +193,9 @@ impl<'a> Builder<'a> {
                     }
                 });
                 let mut by = name.to_owned();
+                if transfer.parents {
+                    by.push_str(" --parents");
+                }
                 for (flag, value) in [("chown", &transfer.chown), ("chmod", &transfer.chmod)] {
                     by.extend(value.iter().map(|value| format!(" --{flag}={}", value.value)));
                 }

@@ -54,7 +54,7 @@ impl Changes {
 /// Of the disk; `InvalidInput` for a name that means something else in a layer.
 pub(in crate::engine::embedded) fn changes(upper: &Path, lower: &View, epoch: i64) -> io::Result<Changes> {
     let mut walk = Walk { upper, epoch, items: Vec::new(), links: HashMap::new() };
-    walk.folder(Path::new(""), lower.root()?.as_ref())?;
+    walk.folder(Path::new(""), lower.root()?.as_ref(), false)?;
     Ok(Changes { items: walk.items })
 }
 
@@ -66,14 +66,13 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn folder(&mut self, folder: &Path, lower: Option<&Spot>) -> io::Result<()> {
+    /// `hidden`: nothing of `lower` shows through. A folder made in an opaque one carries no mark of its own.
+    fn folder(&mut self, folder: &Path, lower: Option<&Spot>, hidden: bool) -> io::Result<()> {
         let lower = lower.filter(|spot| spot.is_folder());
         let here = self.upper.join(folder);
         let mut names = files::names(&here)?;
-        if let Some(lower) = lower
-            && folder != Path::new("")
-            && files::is_opaque(&here)?
-        {
+        let hidden = hidden || lower.is_some() && folder != Path::new("") && files::is_opaque(&here)?;
+        if let Some(lower) = lower.filter(|_| hidden) {
             // by final state: everything below it that is not in it any more is gone by name
             names.extend(View::names(lower)?);
             names.sort_by(|left, right| left.as_bytes().cmp(right.as_bytes()));
@@ -94,13 +93,13 @@ impl Walk<'_> {
                         format!("`/{}` can't be in an image: a name that begins with `.wh.` says that something is gone", path.display());
                     return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
                 }
-                Some(metadata) => self.entry(path, metadata, below)?,
+                Some(metadata) => self.entry(path, metadata, below, hidden)?,
             }
         }
         Ok(())
     }
 
-    fn entry(&mut self, path: PathBuf, metadata: Metadata, below: Option<Spot>) -> io::Result<()> {
+    fn entry(&mut self, path: PathBuf, metadata: Metadata, below: Option<Spot>, hidden: bool) -> io::Result<()> {
         if metadata.file_type().is_socket() {
             return Ok(());
         }
@@ -125,7 +124,7 @@ impl Walk<'_> {
                 None => false,
             };
             self.items.push(Item { path: path.clone(), what: What::Made(metadata, None) });
-            self.folder(&path, below.as_ref())?;
+            self.folder(&path, below.as_ref(), hidden)?;
             if same && self.items.len() == at + 1 {
                 self.items.pop();
             }
@@ -340,5 +339,29 @@ impl Writer<'_> {
             left -= count as u64;
         }
         self.pad(size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In a layer such a name says that another is gone: whoever unpacks it would remove `x`.
+    #[test]
+    fn names_that_mean_something_else_in_a_layer_are_refused() {
+        for path in [".wh.x", ".wh.", ".wh..wh..opq", "a/.wh.x", "a/.wh.b/c"] {
+            let upper = tempfile::tempdir().unwrap();
+            let file = upper.path().join(path);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(&file, "").unwrap();
+            let refused = changes(upper.path(), &View::new(Vec::new()), 0).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::InvalidInput, "{path}");
+            assert!(refused.to_string().contains("can't be in an image"), "{path}: {refused}");
+        }
+        let upper = tempfile::tempdir().unwrap();
+        for name in ["wh.x", ".wh", ".whx", "x.wh.x"] {
+            std::fs::write(upper.path().join(name), "").unwrap();
+        }
+        assert_eq!(changes(upper.path(), &View::new(Vec::new()), 0).unwrap().items.len(), 4);
     }
 }

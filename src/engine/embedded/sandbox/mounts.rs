@@ -175,6 +175,18 @@ pub(super) fn freeze(path: &str) {
     }
 }
 
+/// Opens what a path leads to within a folder, which no link leaves.
+fn within(folder: &Path, at: &str, target: &str) -> Result<OwnedFd, Broken> {
+    let what = || format!("open `{at}` for the mount at `{target}`");
+    let root = nix::fcntl::open(folder, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).map_err(broken(what()))?;
+    openat2(&root, if at.is_empty() { "." } else { at }, in_root(OFlag::O_PATH)).map_err(broken(what()))
+}
+
+/// As [`within`], its real path.
+pub(super) fn real_within(folder: &Path, at: &str, target: &str) -> Result<PathBuf, Broken> {
+    within(folder, at, target).map(|fd| link_of(&fd))
+}
+
 /// A root seen from outside: no path in it leads out of it.
 pub(super) struct Inside {
     root: OwnedFd,
@@ -287,6 +299,7 @@ impl Inside {
                     .map_err(broken(what()));
             }
             What::Host(path) => nix::fcntl::open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).map_err(broken(what()))?,
+            What::Within(folder, at) => within(folder, at, &wanted.target)?,
             What::Content { bytes, mode, uid, gid } => {
                 let path = Path::new(&spec.memory).join(number.to_string());
                 let write = || -> std::io::Result<()> {
@@ -299,10 +312,7 @@ impl Inside {
             }
             What::Stack { lower, upper, at, folder } => {
                 overlay(lower, upper.as_ref().map(|(upper, work)| (upper.as_str(), work.as_str())), Path::new(folder))?;
-                let root = nix::fcntl::open(Path::new(folder), OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
-                let root = root.map_err(broken(what()))?;
-                let at = if at.is_empty() { "." } else { at.as_str() };
-                openat2(&root, at, in_root(OFlag::O_PATH)).map_err(broken(format!("open `{at}` for the mount at `{}`", wanted.target)))?
+                within(Path::new(folder), at, &wanted.target)?
             }
         };
         let is_folder = Path::new(&own(&source)).metadata().map_err(broken(what()))?.is_dir();

@@ -73,7 +73,8 @@ fn on_copy(host: &Host, spec: &Spec, upper: &Path, attempt: &Attempt<'_>, listen
     std::fs::create_dir(&root).map_err(copying)?;
     let root = root.canonicalize().map_err(copying)?;
     copies::copy(&view, &root).map_err(copying)?;
-    let copied = copies::Copied::remember(&root).map_err(copying)?;
+    // of what is thrown away nobody asks what became of it
+    let copied = if spec.throwaway { None } else { Some(copies::Copied::remember(&root).map_err(copying)?) };
     let mut spec = Spec { root: host.root, ..spec.clone() };
     for mount in &mut spec.mounts {
         if let What::Stack { lower, at, folder, .. } = &mount.what {
@@ -93,7 +94,7 @@ fn on_copy(host: &Host, spec: &Spec, upper: &Path, attempt: &Attempt<'_>, listen
         placement.take_out().map_err(copying)?;
     }
     let ran = ran?;
-    if !spec.throwaway {
+    if let Some(copied) = copied {
         copied.changes(&view, upper).map_err(disk("reading what a step changed"))?;
     }
     files::remove(&root).map_err(copying)?;

@@ -16,7 +16,7 @@ use crate::failure::{Failure, Retry};
 /// Rises when an older igraph could not read what a newer one wrote.
 const VERSION: &str = "1\n";
 
-const FOLDERS: [&str; 8] = ["layers", "images", "claims", "names", "cache", "synced", "work", "caches"];
+const FOLDERS: [&str; 10] = ["layers", "images", "claims", "names", "cache", "synced", "work", "caches", "packed", "blobs"];
 
 /// A store. Every piece is made under `work` and renamed into place whole.
 pub(in crate::engine::embedded) struct Store {

@@ -61,6 +61,11 @@ impl Store {
         self.root.join("layers")
     }
 
+    /// The diff id of the layer of that name.
+    pub(super) fn diff_id(&self, name: &str) -> Option<Digest> {
+        self.info(name).map(|info| info.diff_id)
+    }
+
     fn info(&self, name: &str) -> Option<Info> {
         let bytes = std::fs::read(self.layers().join(name).join("info.json")).ok()?;
         serde_json::from_slice(&bytes).ok()
@@ -234,7 +239,7 @@ impl Store {
 }
 
 /// Says that a file was of use; collecting takes the oldest.
-fn touch(path: &Path) {
+pub(super) fn touch(path: &Path) {
     use nix::sys::stat::utimes;
     use nix::sys::time::TimeVal;
     // no more than a hint
