@@ -323,6 +323,7 @@ fn start(world: &World, rounds: usize) -> Result<()> {
         runner: env!("CARGO_BIN_EXE_igraph").into(),
         owner: "bench".into(),
         environment: std::sync::Arc::new(|_: &str| None),
+        afresh: false,
     };
     let shown = |failure: igraph::failure::Failure| failure.message;
     let engine = EmbeddedEngine::open(options).map_err(shown)?;
@@ -392,6 +393,10 @@ fn push(world: &World, rounds: usize) -> Result<()> {
     for _ in 0..rounds {
         for peer in 0..3 {
             let registry = registry()?;
+            // nothing is packed before
+            for folder in ["packed", "blobs"] {
+                let _ = fs::remove_dir_all(own.store.join(folder));
+            }
             let cost = match peer {
                 0 => own.igraph("embedded", &["push", "//x:", "--registry", &registry.host])?,
                 1 => {

@@ -78,6 +78,21 @@ pub enum Compression {
     Zstd,
 }
 
+impl Compression {
+    /// Reads what was packed that way.
+    ///
+    /// # Errors
+    /// Where there is no memory for it.
+    pub fn unpacked<'a>(self, packed: impl Read + 'a) -> std::io::Result<Box<dyn Read + 'a>> {
+        let packed = std::io::BufReader::with_capacity(256 << 10, packed);
+        Ok(match self {
+            Self::None => Box::new(packed),
+            Self::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(packed)),
+            Self::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(packed)?),
+        })
+    }
+}
+
 /// One layer of an image that lies somewhere.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayerBlob {

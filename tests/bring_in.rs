@@ -1,22 +1,27 @@
 //! What the embedded engine brings in: layers packed in every way, several at once where they come over a network, and nothing of an
 //! image whose bytes are not what its config says.
 
+#[path = "support/registry.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
+mod registry;
 mod support;
 
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use igraph::cancel::Cancel;
-use igraph::digest::Digest;
+use igraph::digest::{Digest, Key};
 use igraph::engine::embedded::{EmbeddedEngine, EmbeddedOptions};
-use igraph::engine::{Attempt, Engine, Output};
+use igraph::engine::{Attempt, Engine, Limits, Output};
 use igraph::event::Stream;
 use igraph::failure::Failure;
 use igraph::image::{Compression, ImageSource, LayerBlob};
-use igraph::registry::pack_as;
-use support::daemonless::Daemonless;
+use igraph::registry::{MEDIA_TYPE_MANIFEST, image_manifest, pack_as};
+use registry::Registry;
+use support::daemonless::{Daemonless, ended};
 use support::{RootfsImage, skip};
 
 struct Silent;
@@ -34,8 +39,14 @@ fn engine(test: &str, folder: &tempfile::TempDir) -> Option<EmbeddedEngine> {
     let store = folder.path().join("store");
     let environment = Arc::new(|_: &str| None);
     Some(
-        EmbeddedEngine::open(EmbeddedOptions { store, runner: env!("CARGO_BIN_EXE_igraph").into(), owner: "t".into(), environment })
-            .unwrap(),
+        EmbeddedEngine::open(EmbeddedOptions {
+            store,
+            runner: env!("CARGO_BIN_EXE_igraph").into(),
+            owner: "t".into(),
+            environment,
+            afresh: false,
+        })
+        .unwrap(),
     )
 }
 
@@ -148,6 +159,46 @@ fn a_layer_that_is_not_what_the_config_says_ends_it() {
 }
 
 #[test]
+fn a_root_file_system_is_remembered_as_long_as_its_layer_is_here() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(engine) = engine("a_root_file_system_is_remembered", &folder) else { return };
+    let source = Slow::new(&[layer("which", b"it")], &[Compression::None], 1);
+    let (key, other) = (Key::from_bytes([1; 32]), Key::from_bytes([2; 32]));
+    let diff_id = source.layers[0].diff_id;
+    engine.remember(&key, diff_id);
+    assert_eq!(engine.remembered(&key), None, "it was measured, and not brought in");
+    let cancel = Cancel::new();
+    let attempt = Attempt { cancel: &cancel, output: &Silent, timeout: None };
+    engine.load(&source, &igraph::platform::Platform::host(), "x", &attempt).unwrap();
+    assert_eq!((engine.remembered(&key), engine.remembered(&other)), (Some(diff_id), None));
+    engine.collect(&BTreeSet::new(), &Limits { size: Some(0), ..Limits::default() }, false).unwrap();
+    assert_eq!((engine.remembered(&key), engine.find(source.image_id()).unwrap()), (None, None));
+}
+
+/// Records are gone, the store stays: what comes out is the same, and another tar is another base.
+#[test]
+fn without_records_a_base_is_still_what_its_tar_is() {
+    let Some(world) = Daemonless::new("without_records_a_base") else { return };
+    let store = world.path("store");
+    let id = || {
+        let mut command = world.command("build --show-output //app:1");
+        command.env("IGRAPH_STORE", &store);
+        let out = ended(command).with(0).out;
+        std::fs::remove_dir_all(world.path("w/igraph-out")).unwrap();
+        out
+    };
+    let ids = [id(), id(), id()];
+    assert!(ids.iter().all(|id| *id == ids[0] && id.contains("sha256:")), "{ids:?}");
+    let tar = world.path("w/images/base/shell.tar");
+    let plain = std::fs::read(&tar).unwrap();
+    std::fs::write(&tar, [plain.as_slice(), &[0; 1024]].concat()).unwrap();
+    let others = [id(), id()];
+    assert!(others[0] == others[1] && others[0] != ids[0], "{others:?}");
+    std::fs::write(&tar, plain).unwrap();
+    assert_eq!(id(), ids[0]);
+}
+
+#[test]
 fn zstd_goes_out_and_comes_in() {
     let Some(world) = Daemonless::new("zstd_goes_out") else { return };
     let workspace = std::fs::read_to_string(world.path("w/BUILD.ron")).unwrap();
@@ -170,4 +221,74 @@ fn zstd_goes_out_and_comes_in() {
     assert!(again.err.contains("3 layers"), "{} {id}", again.err);
     world.write("w/BUILD.ron", workspace.replace("Workspace(", "Workspace(compression: Brotli, "));
     world.igraph("check").with(2).says("`compression` is `Gzip` or `Zstd`");
+}
+
+/// Puts an image of the layers there, each packed in its way; its manifest.
+fn publish(registry: &Registry, repository: &str, architecture: &str, tars: &[Vec<u8>], packed: &[Compression]) -> Vec<u8> {
+    let source = Slow::new(tars, packed, 0);
+    let mut config: serde_json::Value = serde_json::from_slice(&source.config).unwrap();
+    config["architecture"] = architecture.into();
+    let config = serde_json::to_vec(&config).unwrap();
+    registry.add_blob(repository, &config);
+    for bytes in &source.bytes {
+        registry.add_blob(repository, bytes);
+    }
+    let manifest = image_manifest(&config, &source.layers);
+    registry.add_manifest(repository, &Digest::of(&manifest).to_string(), MEDIA_TYPE_MANIFEST, &manifest);
+    manifest
+}
+
+/// An index under `name`, of the images for this machine and for another; the other's digest.
+fn publish_index(
+    registry: &Registry,
+    (repository, name): (&str, &str),
+    tars: &[Vec<u8>],
+    other: &[Vec<u8>],
+    packed: &[Compression],
+) -> Digest {
+    let (own_architecture, other_architecture) = if cfg!(target_arch = "aarch64") { ("arm64", "amd64") } else { ("amd64", "arm64") };
+    let foreign = publish(registry, repository, other_architecture, other, packed);
+    let own = publish(registry, repository, own_architecture, tars, packed);
+    let entry = |manifest: &[u8], architecture: &str| {
+        serde_json::json!({
+            "mediaType": MEDIA_TYPE_MANIFEST, "digest": Digest::of(manifest), "size": manifest.len(),
+            "platform": {"os": "linux", "architecture": architecture},
+        })
+    };
+    let index = serde_json::json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": [entry(&foreign, other_architecture), entry(&own, own_architecture)],
+    });
+    registry.add_manifest(repository, name, "application/vnd.oci.image.index.v1+json", &serde_json::to_vec(&index).unwrap());
+    Digest::of(&foreign)
+}
+
+/// FROM and COPY `--from` of indexes whose layers are packed in every way, and the same packed otherwise: the same image.
+#[test]
+fn indexes_are_built_on_and_copied_from() {
+    let Some(world) = Daemonless::new("indexes_are_built_on") else { return };
+    let shell = RootfsImage::with_shell(&[], &[]).layer_bytes()[0].clone();
+    let mut ids = Vec::new();
+    for packed in [&[Compression::Zstd][..], &[Compression::Gzip, Compression::Zstd, Compression::None], &[Compression::Gzip]] {
+        let registry = Registry::start();
+        let host = registry.host().to_owned();
+        let tars = [shell.clone(), layer("which", b"mine"), layer("also", b"also")];
+        let other = [layer("which", b"foreign")];
+        let foreign = [
+            publish_index(&registry, ("os/shell", "1"), &tars, &other, packed),
+            publish_index(&registry, ("os/data", "1"), &tars[1..], &other, packed),
+        ];
+        let dockerfile = format!("FROM {host}/os/shell:1\nCOPY --from={host}/os/data:1 /which /copied\nRUN cat /which /copied > /both\n");
+        world.write("w/images/app/Dockerfile", dockerfile);
+        let rules =
+            "Package(rules: [Image(name: \"1\", tests: [\":both\"]), Test(name: \"both\", run: [\"test $(cat /both) = minemine\"])])";
+        world.write("w/images/app/BUILD.ron", rules);
+        drop(std::fs::remove_dir_all(world.path("w/igraph-out")));
+        world.igraph("test //app:1").with(0);
+        ids.push(world.id("//app:1"));
+        let asked: Vec<String> = registry.take_requests().into_iter().map(|seen| seen.path).collect();
+        assert!(asked.iter().all(|path| foreign.iter().all(|digest| !path.contains(&digest.to_string()))), "{asked:#?}");
+    }
+    ids.dedup();
+    assert_eq!(ids.len(), 1, "{ids:?}");
 }

@@ -93,6 +93,7 @@ fn embedded(test: &str, store: &Path, owner: &str) -> Option<EmbeddedEngine> {
         runner: runner(),
         owner: owner.into(),
         environment: Arc::new(|name| (name == "IGRAPH_TEST_TOKEN").then(|| "tops3cret".to_owned())),
+        afresh: false,
     };
     Some(EmbeddedEngine::open(options).unwrap())
 }

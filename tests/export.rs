@@ -1,14 +1,18 @@
 //! `igraph export`: the same image gives the same bytes, names go along only when tested, and skopeo and a Docker Engine read it.
 
+#[expect(dead_code, reason = "a part of it is used here")]
+#[path = "support/registry.rs"]
+mod registry;
 mod support;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use igraph::digest::{Digest, ImageId};
 use igraph::image::ImageSource;
 use igraph::registry::OciLayout;
+use registry::Registry;
 use support::daemonless::{Daemonless, ended};
 use support::{Dockerd, skip};
 
@@ -86,6 +90,116 @@ fn layouts_and_archives_are_the_image_and_nothing_else() {
 
 fn which(program: &str) -> bool {
     std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).any(|folder| folder.join(program).is_file())
+}
+
+/// Files of the embedded engine's store in one of its folders.
+fn kept(world: &Daemonless, folder: &str) -> Vec<PathBuf> {
+    let names = std::fs::read_dir(world.path("w/igraph-out/store").join(folder)).unwrap();
+    names.map(|entry| entry.unwrap().path()).collect()
+}
+
+#[test]
+fn layers_are_packed_once() {
+    let Some(world) = Daemonless::new("layers_are_packed_once") else { return };
+    world.igraph("test //app:1").with(0);
+    let export = |to: &str| world.igraph(&format!("export //app:1 oci:../{to}")).with(0);
+    export("first").says("3 of 3 layers packed anew");
+    let first = tree(&world.path("first"));
+    export("second").says("0 of 3 layers packed anew");
+    assert_eq!(tree(&world.path("second")), first);
+    // neither is a part of the other
+    assert_eq!(kept(&world, "blobs").len(), 3);
+    std::fs::remove_dir_all(world.path("first")).unwrap();
+
+    // what is damaged shows by its digest, and is made again
+    let mut blobs = kept(&world, "blobs");
+    blobs.sort_by_key(|path| path.metadata().unwrap().len());
+    let largest = blobs.pop().unwrap();
+    let mut bytes = std::fs::read(&largest).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&largest, bytes).unwrap();
+    std::fs::write(&blobs[0], "").unwrap();
+    export("third").says("2 of 3 layers packed anew");
+    assert_eq!(tree(&world.path("third")), first);
+    export("fourth").says("0 of 3 layers packed anew");
+    // another way of packing is another blob
+    let workspace = std::fs::read_to_string(world.path("w/BUILD.ron")).unwrap();
+    world.write("w/BUILD.ron", workspace.replace("Workspace(", "Workspace(compression: Zstd, "));
+    export("zstd").says("3 of 3 layers packed anew");
+    export("zstd2").says("0 of 3 layers packed anew");
+    assert_eq!(kept(&world, "blobs").len(), 6);
+    world.write("w/BUILD.ron", workspace);
+
+    // packed layers go first, and what images need stays; bytes that nothing names go, too
+    std::fs::write(world.path("w/igraph-out/store/blobs/left"), "left").unwrap();
+    let caches = kept(&world, "cache").len();
+    world.igraph("gc -n --max-age 1d").with(0).says("would remove");
+    assert_eq!(kept(&world, "blobs").len(), 7);
+    world.igraph("gc --max-age 1d").with(0).says("1 layers and folders of its caches");
+    assert_eq!((kept(&world, "blobs").len(), kept(&world, "packed").len()), (6, 6));
+    let unpacked: u64 = kept(&world, "layers").iter().map(|path| size_in(&path.join("info.json"))).sum();
+    world.igraph(&format!("gc --max-size {unpacked}")).with(0).says("6 layers and folders of its caches");
+    assert_eq!((kept(&world, "blobs").len(), kept(&world, "packed").len()), (0, 0));
+    assert_eq!(kept(&world, "cache").len(), caches);
+    export("fifth").says("3 of 3 layers packed anew");
+    assert_eq!(tree(&world.path("fifth")), first);
+    // so do those of no use for long
+    for record in kept(&world, "packed") {
+        std::fs::File::open(record).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+    }
+    world.igraph("gc").with(0).says("3 layers and folders of its caches");
+    assert_eq!(kept(&world, "blobs").len(), 0);
+
+    // several at once come to the same
+    let exports: Vec<_> = (0..3).map(|number| world.command(&format!("export //app:1 oci:../at-once{number}")).spawn().unwrap()).collect();
+    for mut export in exports {
+        assert!(export.wait().unwrap().success());
+    }
+    for number in 0..3 {
+        assert_eq!(tree(&world.path(&format!("at-once{number}"))), first);
+    }
+    assert_eq!((kept(&world, "blobs").len(), kept(&world, "packed").len()), (3, 3));
+}
+
+/// The length of a layer's tar, from what the store says of it.
+fn size_in(info: &Path) -> u64 {
+    serde_json::from_slice::<serde_json::Value>(&std::fs::read(info).unwrap()).unwrap()["size"].as_u64().unwrap()
+}
+
+#[test]
+fn what_was_pushed_is_not_packed_again() {
+    let Some(world) = Daemonless::new("what_was_pushed") else { return };
+    let (one, two) = (Registry::start(), Registry::start());
+    // how many layers the last push has packed, and how many it found
+    let counts = || {
+        let shown = world.igraph("log show //app:1[push/1]").with(0);
+        let log = format!("{}{}", shown.out, shown.err);
+        let sum = |words: &str| -> u32 {
+            log.split(words)
+                .skip(1)
+                .map(|rest| rest.split(|char: char| !char.is_ascii_digit()).next().unwrap().parse::<u32>().unwrap())
+                .sum()
+        };
+        (sum("layers packed: "), sum("packed before: "))
+    };
+    world.igraph(&format!("push --registry {} //app:1", one.host())).with(0);
+    assert_eq!(counts(), (3, 0));
+    let layout = world.igraph("export //app:1 oci:../out").with(0);
+    layout.says("0 of 3 layers packed anew");
+    let manifest = one.named("team/app", "1").unwrap();
+    assert!(std::fs::read_to_string(world.path("out/index.json")).unwrap().contains(&manifest.to_string()), "one manifest everywhere");
+    // the first registry has lost all of it
+    let bytes = one.manifest_bytes("team/app", manifest).unwrap();
+    let read: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+    for layer in read["layers"].as_array().unwrap() {
+        for repository in ["team/app", "other"] {
+            one.remove_blob(repository, layer["digest"].as_str().unwrap().parse().unwrap());
+        }
+    }
+    world.igraph(&format!("push --registry {} //app:1", two.host())).with(0);
+    assert_eq!(counts(), (0, 3));
+    assert_eq!(two.named("team/app", "1"), Some(manifest));
 }
 
 #[test]

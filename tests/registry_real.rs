@@ -3,6 +3,8 @@
 
 #[path = "support/docker_registry.rs"]
 mod docker_registry;
+#[path = "../benches/measure.rs"]
+mod measure;
 mod support;
 
 use std::collections::BTreeSet;
@@ -22,12 +24,15 @@ use igraph::registry::{
     Client, ClientConfig, Credential, Credentials, KnownBlob, LayerProvider, NameOutcome, NoCredentials, Observer, PackedLayer,
     RequestSeen, move_name, no_progress, pack, upload_image, verify_published,
 };
+use support::daemonless::Daemonless;
 
 /// Credentials `igraph:secret`, made once with bcrypt at its lowest cost.
 const HTPASSWD: &str = include_str!("support/htpasswd");
 
-// other test files use it
-const _: fn(&DockerRegistry) -> std::path::PathBuf = DockerRegistry::files;
+// other test files and benches use it
+const _: () = {
+    let _ = (DockerRegistry::files, measure::medians, measure::ratio);
+};
 
 #[derive(Default)]
 struct Seen(Mutex<Vec<String>>);
@@ -287,4 +292,22 @@ fn an_upload_that_is_cut_is_taken_up_again() {
     let direct = registry.reference("team/app").with_digest(uploaded.manifest_digest);
     let image = client.image(&direct, &cancel).unwrap();
     std::io::copy(&mut image.open_layer(0).unwrap(), &mut std::io::sink()).unwrap();
+}
+
+#[test]
+fn a_larger_layer_takes_no_more_memory_to_push() {
+    let test = "a_larger_layer_takes_no_more_memory";
+    let (Some(world), Some(registry)) = (Daemonless::new(test), DockerRegistry::start(test, None)) else { return };
+    world.write(
+        "w/images/big/BUILD.ron",
+        "Package(repository: \"team/big\", rules: [Image(name: \"1\", untested: \"it is only large\")])\n",
+    );
+    let peaks = [48, 192].map(|mib| {
+        // what can't be packed leaves the packer as large as it came
+        world.write("w/images/big/Dockerfile", format!("FROM shell:1\nRUN dd if=/dev/urandom of=/big bs=1M count={mib}\n"));
+        world.igraph("build //big:1").with(0);
+        let cost = measure::run(&mut world.command(&format!("push //big:1 --registry {}", registry.host))).unwrap();
+        cost.peak_kib as f64 / 1024.0
+    });
+    assert!(peaks[1] < peaks[0] * 1.5, "{peaks:?}");
 }

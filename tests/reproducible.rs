@@ -1,5 +1,5 @@
-//! The embedded engine gives the same image at another path, under another umask and at another time; what makes an image differ is
-//! shown, and left out where it is asked for.
+//! The embedded engine gives the same image at another path, under another umask, to another user and at another time; what makes an
+//! image differ is shown, and left out where it is asked for.
 
 mod support;
 
@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use support::daemonless::{Daemonless, ended};
+use support::{OrdinaryUser, skip};
 
 /// All kinds of files, made in more than one way.
 const MANY: &str = "FROM shell:1\n\
@@ -64,6 +65,57 @@ fn another_path_umask_and_time_give_the_same_image() {
     world.igraph_in(&there, "export //app:2 oci:second").with(0);
     assert_eq!(manifest(&world.path("first")), manifest(&there.join("second")));
     world.igraph_in(&there, "verify --rebuild //app:1").with(0).says("is the same image");
+}
+
+/// A user without rights, who has no ids but some subordinate ones, in another folder, under another umask.
+#[test]
+fn an_ordinary_user_gives_the_same_manifest() {
+    let test = "an_ordinary_user_gives_the_same_manifest";
+    let (Some(world), Some(user)) = (Daemonless::new(test), OrdinaryUser::new(test, 65_536)) else { return };
+    many(&world);
+    let there = user.home().join("a workspace of the user's");
+    assert!(Command::new("cp").arg("-r").arg(world.path("w")).arg(&there).status().unwrap().success());
+    chmod_all(&there);
+    user.own(&there);
+    world.igraph("test //...").with(3);
+    let first = world.id("//app:2");
+    world.igraph("export //app:2 oci:../first").with(0);
+
+    let mut command = user.command(Path::new("/bin/sh"));
+    let line = "umask 027; cd \"$1\" && { \"$0\" test //... ; test $? = 3; } && \"$0\" build --show-output //app:2 && \"$0\" export //app:2 oci:second";
+    command.args(["-c", line]).arg(user.program(Path::new(env!("CARGO_BIN_EXE_igraph")))).arg(&there).env("TZ", "America/Lima");
+    let ended = ended(command).with(0);
+    assert!(ended.out.contains(&first.to_string()), "{first} is not in {}", ended.out);
+    assert_eq!(manifest(&world.path("first")), manifest(&there.join("second")));
+}
+
+/// igraph's own clock decades off, both ways. What a step sees is the machine's: time has no namespace.
+#[test]
+fn another_clock_gives_the_same_manifest() {
+    let Some(world) = Daemonless::new("another_clock") else { return };
+    if Command::new("faketime").arg("--version").output().is_err() {
+        return skip("another_clock", "`faketime` is not installed");
+    }
+    many(&world);
+    world.igraph("test //...").with(3);
+    let first = world.id("//app:2");
+    world.igraph("export //app:2 oci:../first").with(0);
+    for (number, (clock, day)) in [("@2001-02-03 04:05:06", "2001-02-03"), ("@2093-11-12 13:14:15", "2093-11-12")].into_iter().enumerate() {
+        std::fs::remove_dir_all(world.path("w/igraph-out")).unwrap();
+        let at = |line: &str| {
+            let mut command = Command::new("faketime");
+            command.args(["--exclude-monotonic", "-f", clock, env!("CARGO_BIN_EXE_igraph")]).args(line.split(' '));
+            command.current_dir(world.path("w")).env("TZ", "UTC");
+            ended(command)
+        };
+        at("test //...").with(3);
+        let log = at("log list").with(0).out;
+        assert!(log.contains(day), "the clock is not {clock}: {log}");
+        let out = at("build --show-output //app:2").with(0).out;
+        assert!(out.contains(&first.to_string()), "{first} is not in {out}");
+        at(&format!("export //app:2 oci:../at-{number}")).with(0);
+        assert_eq!(manifest(&world.path("first")), manifest(&world.path(&format!("at-{number}"))), "{clock}");
+    }
 }
 
 #[test]

@@ -169,6 +169,33 @@ fn damage_is_found_by_digest_and_dropped() {
     world.igraph("verify //app:1").with(0);
 }
 
+#[test]
+fn what_works_here_is_found_out_anew_when_anything_differs() {
+    let Some(world) = Daemonless::new("what_works_here") else { return };
+    let tried = store(&world).join("tried");
+    let build = |text: &str| {
+        world.write("w/images/app/greeting", text);
+        world.command("build //app:1")
+    };
+    let remembered = || std::fs::read_to_string(&tried).unwrap();
+    ended(build("one\n")).with(0);
+    let here = remembered();
+    ended(build("two\n")).with(0);
+    assert_eq!(remembered(), here);
+    // another start of the machine, or another place in it
+    std::fs::write(&tried, "something else").unwrap();
+    ended(build("three\n")).with(0);
+    assert_eq!(remembered(), here);
+    let inside = build("four\n");
+    let mut apart = Command::new("unshare");
+    apart.arg("--mount").arg(inside.get_program()).args(inside.get_args()).current_dir(world.path("w"));
+    ended(apart).with(0);
+    assert_ne!(remembered(), here);
+    // who looks around doesn't go by what is remembered
+    drop(world.igraph("doctor"));
+    assert_eq!(remembered(), here);
+}
+
 /// Held against a store that nothing ever happened to.
 fn is_sound(world: &Daemonless, expected: &[(&str, String)]) {
     for (label, id) in expected {

@@ -1,6 +1,10 @@
 //! The system's clock: the only place that reads time. Knows nothing of what it is for.
 
+use std::future::Future as _;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Wake};
+use std::thread::Thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::cancel::Cancel;
@@ -33,18 +37,27 @@ impl Clock for SystemClock {
     }
 
     fn sleep(&self, wait: Duration, cancel: &Cancel) -> bool {
-        // short enough that Ctrl-C is not felt to hang
-        const STEP: Duration = Duration::from_millis(25);
         let end = Instant::now() + wait;
+        let waker = Arc::new(Sleeper(std::thread::current())).into();
+        let mut cancelled = pin!(cancel.cancelled());
         loop {
-            if cancel.is_cancelled() {
+            if cancelled.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
                 return false;
             }
             match end.checked_duration_since(Instant::now()) {
-                Some(left) if !left.is_zero() => std::thread::sleep(left.min(STEP)),
+                Some(left) if !left.is_zero() => std::thread::park_timeout(left),
                 _ => return true,
             }
         }
+    }
+}
+
+/// A thread that sleeps until it is woken.
+struct Sleeper(Thread);
+
+impl Wake for Sleeper {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
     }
 }
 
@@ -62,5 +75,16 @@ mod tests {
         cancel.cancel();
         assert!(!clock.sleep(Duration::from_secs(86_400), &cancel));
         assert!(clock.now() > Timestamp(1_700_000_000_000));
+    }
+
+    #[test]
+    fn a_cancelled_sleeper_is_woken() {
+        let (clock, cancel) = (system(Duration::ZERO), Cancel::new());
+        let (sleeping, stop) = (clock.clone(), cancel.clone());
+        let sleeper = std::thread::spawn(move || sleeping.sleep(Duration::from_secs(3600), &stop));
+        std::thread::sleep(Duration::from_millis(20));
+        cancel.cancel();
+        assert!(!sleeper.join().unwrap());
+        assert!(clock.monotonic() < Duration::from_secs(60));
     }
 }

@@ -283,6 +283,11 @@ impl<'a> Workbench<'a> {
 
     /// Connects to the engine, for a run where there is one.
     pub fn engine(&self, world: &args::World, run: &str) -> Result<Arc<dyn Engine>, Failure> {
+        self.examined_engine(world, run, false)
+    }
+
+    /// As [`Workbench::engine`]; `afresh` finds out what works here, whatever an earlier run has found.
+    pub fn examined_engine(&self, world: &args::World, run: &str, afresh: bool) -> Result<Arc<dyn Engine>, Failure> {
         match choice(self, world) {
             Choice::Docker(host) => {
                 let environment = self.context.environment;
@@ -299,6 +304,7 @@ impl<'a> Workbench<'a> {
                     runner: PathBuf::from("/proc/self/exe"),
                     owner: self.owner(),
                     environment: Arc::new(super::environment::secret),
+                    afresh,
                 })?))
             }
             Choice::Fake => {

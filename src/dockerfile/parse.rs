@@ -107,7 +107,8 @@ fn instruction(source: &Arc<Source>, lines: &mut Lines<'_>, line: &Line) -> Resu
 fn assemble(source: &Arc<Source>, directives: Directives, instructions: Vec<Instruction>) -> Result<Dockerfile, Vec<Problem>> {
     let mut problems = Vec::new();
     let mut global_args = Vec::new();
-    let mut stages: Vec<Stage> = Vec::new();
+    let froms = instructions.iter().filter(|instruction| matches!(instruction.command, Command::From(_))).count();
+    let mut stages: Vec<Stage> = Vec::with_capacity(froms);
     let mut told = false;
     for instruction in instructions {
         match (&instruction.command, stages.last_mut()) {

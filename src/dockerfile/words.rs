@@ -447,6 +447,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_unset_stays_as_it_is_written() {
+        let lexer = Lexer { raw_quotes: true, skip_unset: true, ..Lexer::new('\\') };
+        for word in ["$U", "${U}", "${U/a/b}", "${U//a/b}", "${U//a/}", "${U#a}", "${U##a}", "${U%a}", "${U%%a}", "${U:-a}", "${U-a}"] {
+            assert_eq!(lexer.expand(word, &|_| None).unwrap().text, word);
+        }
+        // and what is set is replaced
+        assert_eq!(lexer.expand("${U//a/b} ${V//a/b}", &|name| (name == "V").then(|| "aa".into())).unwrap().text, "${U//a/b} bb");
+    }
+
+    #[test]
     fn what_would_fill_stack_or_memory_is_refused() {
         let nested = |depth: usize| format!("{}x{}", "${U:-".repeat(depth), "}".repeat(depth));
         assert_eq!(expand(&nested(DEEPEST)), "x");

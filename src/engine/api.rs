@@ -2,6 +2,7 @@
 //! an engine that is asynchronous inside keeps its own runtime. Contract: tests/engine_contract.rs.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -116,6 +117,49 @@ pub trait ExportSink {
     fn layer(&mut self, diff_id: Digest, tar: &mut dyn Read) -> Result<(), Failure>;
 }
 
+/// One packed form of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PackedForm<'a> {
+    /// Which layer.
+    pub diff_id: Digest,
+    /// Names the way of packing, `[a-z0-9-]+`: of the same name come the same bytes.
+    pub packing: &'a str,
+}
+
+/// Bytes of a packed layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PackedBlob {
+    /// Their digest.
+    pub digest: Digest,
+    /// Their number.
+    pub size: u64,
+}
+
+/// A packed layer that an engine keeps.
+pub struct KeptLayer {
+    /// The file, to be read only.
+    pub path: PathBuf,
+    /// What is in it, verified.
+    pub blob: PackedBlob,
+    /// The file stays as long as this.
+    pub hold: Box<dyn Send + Sync>,
+}
+
+/// Where an engine keeps layers as they left, so that none is packed twice.
+pub trait PackedLayers {
+    /// A layer that was kept; `None` where there is none, or its bytes are not what they were.
+    ///
+    /// # Errors
+    /// Of the disk.
+    fn find(&self, form: PackedForm<'_>) -> Result<Option<KeptLayer>, Failure>;
+
+    /// Keeps what `pack` writes.
+    ///
+    /// # Errors
+    /// What `pack` says, and of the disk.
+    fn keep(&self, form: PackedForm<'_>, pack: &mut dyn FnMut(&mut File) -> Result<PackedBlob, Failure>) -> Result<KeptLayer, Failure>;
+}
+
 /// How much of what no record needs may stay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
@@ -162,6 +206,15 @@ pub trait Engine: Send + Sync {
     /// Brings an image in, if it is not there already. `slug` names it for people.
     fn load(&self, source: &dyn ImageSource, platform: &Platform, slug: &str, attempt: &Attempt<'_>) -> Result<EngineImage, Failure>;
 
+    /// The layer that a root file system with this key was found to be, where the engine was told and holds it: measuring it again is
+    /// work that a cache saves, as with instructions.
+    fn remembered(&self, _: &Key) -> Option<Digest> {
+        None
+    }
+
+    /// Tells which layer a root file system with this key is. What can't be kept is measured again.
+    fn remember(&self, _: &Key, _layer: Digest) {}
+
     /// The config of an image it holds.
     fn config(&self, image: &EngineImage) -> Result<ImageConfig, Failure>;
 
@@ -185,6 +238,11 @@ pub trait Engine: Send + Sync {
         sink: &mut dyn ExportSink,
         attempt: &Attempt<'_>,
     ) -> Result<(), Failure>;
+
+    /// Where it keeps packed layers, if it does.
+    fn packed_layers(&self) -> Option<&dyn PackedLayers> {
+        None
+    }
 
     /// Lets go of a throwaway image.
     fn discard(&self, image: &EngineImage) -> Result<(), Failure>;

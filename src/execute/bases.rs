@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::attempts::{self, Attempts, Terms, disk_failure, record_failure};
-use super::builds::{Recorded, ended, record};
+use super::builds::{Recorded, ended, unrecorded};
 use super::probes;
 use super::world::{Job, JobEnd, World};
 use crate::digest::{Digest, ImageId, Key};
@@ -25,6 +25,7 @@ use crate::record::{AnswerRecord, BlobPlace, Facts, Location};
 use crate::reference::Reference;
 use crate::registry::{OciLayout, RemoteImage, RootfsTar};
 use crate::spec::BaseFrom;
+use crate::stamp::Stamp;
 
 /// Settles.
 pub(super) fn run(world: &World<'_>, index: NodeIndex, base: &BaseNode<'_>, job: &Job) -> JobEnd {
@@ -150,8 +151,8 @@ fn local(world: &World<'_>, index: NodeIndex, base: &BaseNode<'_>, job: &Job) ->
     let node = world.graph.node(index);
     let label = node.label();
     let Some((key, components)) = job.key.clone() else { return JobEnd::failed(Failure::infra("a local base without a key")) };
-    let attempts = attempts::attempt(world, &label, &terms(world), |attempt, _| {
-        let source: Box<dyn ImageSource> = match place(base) {
+    let attempts = attempts::attempt(world, &label, &terms(world), |attempt, number| {
+        let config = match place(base) {
             Some(Place::Command(argv, env, folder)) => {
                 let work = work_folder(world, key);
                 let kept = make(world, &work, argv, env, folder, attempt).and_then(|tar| {
@@ -161,14 +162,14 @@ fn local(world: &World<'_>, index: NodeIndex, base: &BaseNode<'_>, job: &Job) ->
                 if let Err(error) = clear(&work) {
                     attempt.output.line(Stream::Engine, &format!("`{}` stays: {error}", work.display()));
                 }
-                Box::new(kept?)
+                kept?.config().to_vec()
             }
-            Some(Place::Rootfs(path)) => Box::new(rootfs(world, &world.root.join(path), &node.platform)?),
-            Some(Place::Layout(path)) => Box::new(OciLayout::open(&world.root.join(path), &node.platform)?),
+            Some(Place::Rootfs(path)) => measured(world, index, &world.root.join(path), key, job.no_cache || number > 1)?,
+            Some(Place::Layout(path)) => OciLayout::open(&world.root.join(path), &node.platform)?.config().to_vec(),
             None => return Err(Failure::infra("a base without a source")),
         };
-        let image = EngineImage { id: source.image_id(), handle: String::new(), platform: node.platform.clone() };
-        let config = ImageConfig::parse(source.config()).map_err(|error| Failure::infra(format!("its config can't be read: {error}")))?;
+        let image = EngineImage { id: ImageId(Digest::of(&config)), handle: String::new(), platform: node.platform.clone() };
+        let config = ImageConfig::parse(&config).map_err(|error| Failure::infra(format!("its config can't be read: {error}")))?;
         Ok((image.clone(), config, answers(world, index, base, &image, attempt)))
     });
     finish_local(world, index, base, job, key, components, &attempts)
@@ -202,11 +203,10 @@ fn finish_local(
         ..Facts::default()
     });
     let image = made.map(|(image, ..)| image.clone());
-    let recorded = record(world, index, NodeKind::Base, Recorded { key, components, image: image.clone(), job, attempts, facts });
-    let end = match (&attempts.result, recorded, image) {
-        (Err(failure), ..) => JobEnd::failed(failure.clone()),
-        (_, Err(failure), _) => JobEnd::failed(failure),
-        (_, _, Some(image)) => JobEnd::done(
+    let record = unrecorded(world, index, NodeKind::Base, Recorded { key, components, image: image.clone(), job, attempts, facts });
+    let end = match (&attempts.result, image) {
+        (Err(failure), _) => JobEnd::failed(failure.clone()),
+        (_, Some(image)) => JobEnd::done(
             Outcome::Succeeded { image: Some(image.id), changed: true },
             Some(Value::Base {
                 content: image.id.to_string(),
@@ -215,9 +215,9 @@ fn finish_local(
                 stand_in: matches!(base.source, BaseSource::StandIn(_)),
             }),
         ),
-        (_, _, None) => JobEnd::failed(Failure::infra("a base without an image")),
+        (_, None) => JobEnd::failed(Failure::infra("a base without an image")),
     };
-    ended(end, job, attempts)
+    ended(JobEnd { record, ..end }, job, attempts)
 }
 
 type Texts = std::collections::BTreeMap<std::sync::Arc<str>, std::sync::Arc<str>>;
@@ -244,6 +244,32 @@ fn place<'a>(base: &'a BaseNode<'_>) -> Option<Place<'a>> {
 
 fn rootfs(world: &World<'_>, path: &Path, platform: &Platform) -> Result<RootfsTar, Failure> {
     RootfsTar::open(path, platform, world.catalogue.workspace.epoch)
+}
+
+/// The config of a tar's image. The engine may remember which layer the tar is; else it is read.
+fn measured(world: &World<'_>, index: NodeIndex, path: &Path, key: Key, no_cache: bool) -> Result<Vec<u8>, Failure> {
+    let platform = &world.graph.node(index).platform;
+    // what stands on the base will tell where there is no engine
+    let engine = world.engine.engine().ok();
+    if let Some(layer) = engine.filter(|_| !no_cache).and_then(|engine| engine.remembered(&key)) {
+        let config = RootfsTar::config_of(layer, platform, world.catalogue.workspace.epoch);
+        return config.map_err(|error| Failure::infra(error.to_string()));
+    }
+    let source = rootfs(world, path, platform)?;
+    if let Some(engine) = engine.filter(|_| is_as_keyed(world, index)) {
+        engine.remember(&key, source.layers()[0].diff_id);
+    }
+    Ok(source.config().to_vec())
+}
+
+/// Whether the files of a node are those that its key is made of.
+fn is_as_keyed(world: &World<'_>, index: NodeIndex) -> bool {
+    let now = world.clock.now().0.saturating_mul(1_000_000);
+    let same = |path: &str, keyed: &Option<Stamp>| {
+        let stamp = std::fs::metadata(world.root.join(path)).ok().map(|metadata| Stamp::of(&metadata));
+        stamp == *keyed && stamp.is_none_or(|stamp| stamp.is_settled(now, false))
+    };
+    world.planner.traces(index).is_some_and(|traces| traces.watched().all(|(path, keyed)| same(&path, &keyed)))
 }
 
 /// Where the tar that a command made is kept: igraph's only copy of that base besides the engine's.

@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use super::attempts::{self, Attempts, Terms, millis, record_failure};
 use super::materials::{Missing, slug};
 use super::probes;
+use super::recording::Unrecorded;
 use super::world::{Job, JobEnd, Lookup, World};
 use crate::access::SecretSource;
 use crate::component::Component;
@@ -144,19 +145,17 @@ pub(super) fn run(world: &World<'_>, index: NodeIndex, image: &ImageNode<'_>, jo
         }
         Err(_) => (None, Facts::default(), false),
     };
-    let recorded =
-        record(world, index, NodeKind::Image, Recorded { key, components, image: made.clone(), job, attempts: &attempts, facts });
-    let outcome = match (&attempts.result, made) {
-        (Ok(_), Some(made)) => {
-            (Outcome::Succeeded { image: Some(made.id), changed: before != Some(made.id) }, Some(Value::Image { image: made.id, stand_in }))
-        }
-        (Err(failure), _) => return ended(JobEnd::failed(failure.clone()), job, &attempts),
-        (Ok(_), None) => return JobEnd::failed(Failure::infra("an image without an id")),
+    let record =
+        unrecorded(world, index, NodeKind::Image, Recorded { key, components, image: made.clone(), job, attempts: &attempts, facts });
+    let end = match (&attempts.result, made) {
+        (Ok(_), Some(made)) => JobEnd::done(
+            Outcome::Succeeded { image: Some(made.id), changed: before != Some(made.id) },
+            Some(Value::Image { image: made.id, stand_in }),
+        ),
+        (Err(failure), _) => JobEnd::failed(failure.clone()),
+        (Ok(_), None) => JobEnd::failed(Failure::infra("an image without an id")),
     };
-    match recorded {
-        Ok(()) => ended(JobEnd::done(outcome.0, outcome.1), job, &attempts),
-        Err(failure) => ended(JobEnd::failed(failure), job, &attempts),
-    }
+    ended(JobEnd { record, ..end }, job, &attempts)
 }
 
 /// What of a build is not the image's own.
@@ -271,12 +270,12 @@ pub(super) struct Recorded<'a, T> {
     pub facts: Facts,
 }
 
-/// Records how a node ended, in one transaction. A stopped one is not recorded: it did not end.
-pub(super) fn record<T>(world: &World<'_>, index: NodeIndex, kind: NodeKind, recorded: Recorded<'_, T>) -> Result<(), Failure> {
+/// What is to be recorded of a node that ended. Of a stopped one nothing: it did not end.
+pub(super) fn unrecorded<T>(world: &World<'_>, index: NodeIndex, kind: NodeKind, recorded: Recorded<'_, T>) -> Option<Box<Unrecorded>> {
     let node = world.graph.node(index);
     let failure = recorded.attempts.result.as_ref().err();
     if failure.is_some_and(|failure| failure.class == FailureClass::Stopped) {
-        return Ok(());
+        return None;
     }
     let verdict = match (failure, recorded.attempts.count()) {
         (Some(_), _) => Verdict::Failed,
@@ -308,9 +307,7 @@ pub(super) fn record<T>(world: &World<'_>, index: NodeIndex, kind: NodeKind, rec
         reasons: recorded.job.reasons.clone(),
     };
     let settlement = Settlement { result, attempts: recorded.attempts.records.clone(), facts: recorded.facts, journal: Vec::new() };
-    world.state.commit(&settlement).map_err(|error| record_failure(&error).retry(Retry::Never))?;
-    world.planner.settled(settled);
-    Ok(())
+    Some(Box::new(Unrecorded { settlement, settled }))
 }
 
 /// Adds what the attempts say to an end.

@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::queue::{Queue, State};
+use super::recording::{self, Ended};
 use super::world::{Job, JobEnd, StepEnd, World};
 use super::{bases, builds, names, tests_of};
 use crate::digest::{ImageId, Key};
@@ -45,6 +46,8 @@ struct Loop<'a, 'w> {
     again: Vec<NodeIndex>,
     /// How often that happened because a node's files changed.
     changes: BTreeMap<NodeIndex, u32>,
+    /// Nodes that have done their work and are being recorded.
+    recording: BTreeSet<NodeIndex>,
     /// The keys that jobs run under.
     keys: BTreeMap<NodeIndex, Key>,
     /// Popped nodes that wait for a job with the same key, whose result is theirs.
@@ -73,6 +76,7 @@ pub fn run(world: &World<'_>) -> RunEnd {
         draining: false,
         again: Vec::new(),
         changes: BTreeMap::new(),
+        recording: BTreeSet::new(),
         keys: BTreeMap::new(),
         parked: BTreeMap::new(),
         overtaken: BTreeMap::new(),
@@ -83,9 +87,12 @@ pub fn run(world: &World<'_>) -> RunEnd {
     std::thread::scope(|scope| {
         // the slots end when nothing can be given any more
         let give = give;
-        let (sender, receiver) = mpsc::channel::<(NodeIndex, std::thread::Result<JobEnd>)>();
+        let (sender, receiver) = mpsc::channel::<Ended>();
         // a slot does many jobs: what a job leaves would keep the memory of a thread of its own
         let (mut slots, mut taken) = (0, 0);
+        let (unrecorded, records) = mpsc::channel::<(NodeIndex, JobEnd)>();
+        let recorded = sender.clone();
+        scope.spawn(move || recording::run(world, &records, &recorded));
         loop {
             while state.busy() < world.options.jobs.max(1) && !state.stopping() {
                 let Some(index) = state.next() else { break };
@@ -118,8 +125,18 @@ pub fn run(world: &World<'_>) -> RunEnd {
             }
             // wakes up now and then, so that a cancelled run stops waiting nodes at once
             match receiver.recv_timeout(Duration::from_millis(200)) {
-                Ok((index, Ok(end))) => {
+                Ok((index, Ok(end))) if end.record.is_some() => {
                     taken -= 1;
+                    state.drain_after(&end);
+                    state.recording.insert(index);
+                    // who records ends after this loop
+                    let _ = unrecorded.send((index, end));
+                }
+                Ok((index, Ok(end))) => {
+                    // one that comes from its slot, with nothing to record
+                    if !state.recording.remove(&index) {
+                        taken -= 1;
+                    }
                     state.settle(index, end);
                 }
                 Ok((_, Err(panic))) => {
@@ -147,9 +164,10 @@ fn perform(world: &World<'_>, index: NodeIndex, job: &Job, values: &RwLock<BTree
 }
 
 impl Loop<'_, '_> {
-    /// Jobs that run.
+    /// Slots that are taken. Where there is only one, who is being recorded keeps it: what comes next does not depend on the disk.
     fn busy(&self) -> usize {
-        self.queue.running() - self.again.len() - self.parked.values().map(Vec::len).sum::<usize>()
+        let recording = if self.world.options.jobs > 1 { self.recording.len() } else { 0 };
+        self.queue.running() - self.again.len() - recording - self.parked.values().map(Vec::len).sum::<usize>()
     }
 
     /// The next node to decide about.
@@ -212,6 +230,11 @@ impl Loop<'_, '_> {
         holds.then_some(value)
     }
 
+    /// After some ends nothing new starts.
+    fn drain_after(&mut self, end: &JobEnd) {
+        self.draining |= end.disk_full() || (self.world.options.fail_fast && end.is_failure());
+    }
+
     /// Takes the end of a node into queue and values.
     fn settle(&mut self, index: NodeIndex, end: JobEnd) {
         let at = self.position[&index];
@@ -254,9 +277,7 @@ impl Loop<'_, '_> {
             self.world.planner.regained(index);
             self.world.planner.let_go(index);
         }
-        if end.disk_full() || (self.world.options.fail_fast && end.is_failure()) {
-            self.draining = true;
-        }
+        self.drain_after(&end);
         if !end.is_fresh() {
             self.announce(index, &end);
         }
@@ -348,7 +369,17 @@ impl Loop<'_, '_> {
 
 impl JobEnd {
     fn simple(outcome: Outcome, value: Option<Value>) -> Self {
-        Self { outcome, value, steps: Vec::new(), reasons: Vec::new(), attempts: 0, duration_ms: 0, lost: None, overtaken: false }
+        Self {
+            outcome,
+            value,
+            steps: Vec::new(),
+            reasons: Vec::new(),
+            attempts: 0,
+            duration_ms: 0,
+            lost: None,
+            overtaken: false,
+            record: None,
+        }
     }
 
     /// A recorded result holds.
@@ -388,6 +419,11 @@ impl JobEnd {
 
     fn cancelled() -> Self {
         Self::simple(Outcome::Cancelled, None)
+    }
+
+    /// With the attempts, reasons and time of another end of the same job.
+    pub(super) fn like(self, other: &Self) -> Self {
+        Self { reasons: other.reasons.clone(), attempts: other.attempts, duration_ms: other.duration_ms, ..self }
     }
 
     /// Adds the reasons of the job.

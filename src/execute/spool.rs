@@ -1,15 +1,18 @@
-//! Layers on their way out of the engine: exported in batches, packed once, kept until the run ends. Knows no registry.
+//! Layers on their way out of the engine: exported in batches, packed once, kept by the engine if it does, else until the run ends.
+//! Knows no registry.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use crate::digest::{Digest, ImageId};
-use crate::engine::{Attempt, Engine, ExportSink};
+use crate::engine::{Attempt, Engine, ExportSink, KeptLayer, PackedBlob, PackedForm, PackedLayers};
+use crate::event::Stream;
 use crate::failure::Failure;
 use crate::image::{Compression, EngineImage, ImageSource};
-use crate::registry::{PackedLayer, pack_as};
+use crate::registry::{PackedLayer, pack_as, packing};
 
 /// Where and how layers are packed.
 pub(super) struct Packing<'a> {
@@ -26,9 +29,72 @@ struct Held {
     folder: Option<tempfile::TempDir>,
     layers: BTreeMap<Digest, PackedLayer>,
     configs: BTreeMap<ImageId, Vec<u8>>,
+    /// Keep the files that the engine has in its keeping.
+    holds: Vec<Box<dyn Send + Sync>>,
+}
+
+/// Packs a layer into `file`.
+fn pack_into(file: &mut File, compression: Compression, diff_id: Digest, tar: &mut dyn Read) -> Result<PackedBlob, Failure> {
+    let packed = pack_as(compression, tar, file).map_err(|error| match error.downcast::<Failure>() {
+        Ok(failure) => failure,
+        Err(error) => super::attempts::disk_failure(&error, "a packed layer"),
+    })?;
+    if packed.diff_id != diff_id {
+        return Err(Failure::infra(format!("the engine's layer {diff_id} has other bytes")));
+    }
+    Ok(PackedBlob { digest: packed.digest, size: packed.size })
+}
+
+/// A layer that the engine keeps packed.
+///
+/// # Errors
+/// Of the disk.
+pub fn find_packed(engine: &dyn Engine, diff_id: Digest, compression: Compression) -> Result<Option<KeptLayer>, Failure> {
+    match (engine.packed_layers(), packing(compression)) {
+        (Some(kept), Some(packing)) => kept.find(PackedForm { diff_id, packing }),
+        _ => Ok(None),
+    }
+}
+
+/// Packs a layer into the engine's keeping; `None`, with nothing read, where it keeps none.
+///
+/// # Errors
+/// Of the reader and the disk.
+pub fn keep_packed(
+    kept: Option<&dyn PackedLayers>,
+    diff_id: Digest,
+    compression: Compression,
+    tar: &mut dyn Read,
+) -> Result<Option<KeptLayer>, Failure> {
+    let (Some(kept), Some(packing)) = (kept, packing(compression)) else { return Ok(None) };
+    kept.keep(PackedForm { diff_id, packing }, &mut |file| pack_into(file, compression, diff_id, tar)).map(Some)
+}
+
+/// Says, of an engine that keeps packed layers, how many are ready to leave, and how much of that was work.
+fn tell(engine: &dyn Engine, attempt: &Attempt<'_>, all: usize, packed: usize) {
+    if all > 0 && engine.packed_layers().is_some() {
+        attempt.output.line(Stream::Engine, &format!("layers packed: {packed}, packed before: {}", all - packed));
+    }
 }
 
 impl Held {
+    fn hold(&mut self, diff_id: Digest, compression: Compression, kept: KeptLayer) {
+        let KeptLayer { path, blob, hold } = kept;
+        self.layers.insert(diff_id, PackedLayer { path, digest: blob.digest, size: blob.size, compression });
+        self.holds.push(hold);
+    }
+
+    /// Takes of those layers what the engine keeps packed; the others stay.
+    fn take_kept(&mut self, engine: &dyn Engine, packing: &Packing<'_>, layers: &mut BTreeSet<Digest>) -> Result<(), Failure> {
+        for diff_id in layers.clone() {
+            if let Some(kept) = find_packed(engine, diff_id, packing.compression)? {
+                self.hold(diff_id, packing.compression, kept);
+                layers.remove(&diff_id);
+            }
+        }
+        Ok(())
+    }
+
     fn file(&mut self, parent: &std::path::Path, diff_id: Digest) -> Result<PathBuf, Failure> {
         if self.folder.is_none() {
             // nothing else may have needed it yet
@@ -66,26 +132,33 @@ impl Spool {
             }
         }
         layers.retain(|layer| !held.layers.contains_key(layer));
-        let mut sink = Sink { held: &mut held, packing };
+        let all = layers.len();
+        held.take_kept(engine, packing, &mut layers)?;
+        let mut sink = Sink { held: &mut held, packing, kept: engine.packed_layers() };
         engine.export(&images, &layers, &mut sink, attempt)?;
+        tell(engine, attempt, all, layers.len());
         if complete(&held) { Ok(()) } else { Err(Failure::infra(format!("the engine did not export all of {}", image.id))) }
     }
 
-    /// Packs one layer of a base from its local source.
-    pub fn fetch_from(&self, packing: &Packing<'_>, source: &dyn ImageSource, wanted: &BTreeSet<Digest>) -> Result<(), Failure> {
+    /// Packs layers of a base from its local source.
+    pub fn fetch_from(
+        &self,
+        packing: &Packing<'_>,
+        engine: &dyn Engine,
+        source: &dyn ImageSource,
+        wanted: &BTreeSet<Digest>,
+        attempt: &Attempt<'_>,
+    ) -> Result<(), Failure> {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut wanted: BTreeSet<Digest> = wanted.iter().filter(|layer| !held.layers.contains_key(layer)).copied().collect();
+        let all = wanted.len();
+        held.take_kept(engine, packing, &mut wanted)?;
+        tell(engine, attempt, all, wanted.len());
         for (position, layer) in source.layers().iter().enumerate() {
             if wanted.contains(&layer.diff_id) && !held.layers.contains_key(&layer.diff_id) {
-                let packed = source.open_layer(position)?;
-                let mut reader: Box<dyn Read> = match layer.compression {
-                    Compression::None => packed,
-                    Compression::Gzip => Box::new(flate2::read::MultiGzDecoder::new(packed)),
-                    Compression::Zstd => {
-                        let unpacked = zstd::stream::read::Decoder::new(packed);
-                        Box::new(unpacked.map_err(|error| super::attempts::disk_failure(&error, "a packed layer"))?)
-                    }
-                };
-                Sink { held: &mut held, packing }.layer(layer.diff_id, &mut reader)?;
+                let unpacked = layer.compression.unpacked(source.open_layer(position)?);
+                let mut reader = unpacked.map_err(|error| super::attempts::disk_failure(&error, "a packed layer"))?;
+                Sink { held: &mut held, packing, kept: engine.packed_layers() }.layer(layer.diff_id, &mut reader)?;
             }
         }
         Ok(())
@@ -105,6 +178,7 @@ impl Spool {
 struct Sink<'a> {
     held: &'a mut Held,
     packing: &'a Packing<'a>,
+    kept: Option<&'a dyn PackedLayers>,
 }
 
 impl ExportSink for Sink<'_> {
@@ -117,15 +191,15 @@ impl ExportSink for Sink<'_> {
     }
 
     fn layer(&mut self, diff_id: Digest, tar: &mut dyn Read) -> Result<(), Failure> {
-        let path = self.held.file(self.packing.folder, diff_id)?;
-        let spilled = |error: std::io::Error| super::attempts::disk_failure(&error, "a packed layer");
-        let mut file = std::fs::File::create(&path).map_err(&spilled)?;
-        let packed = pack_as(self.packing.compression, tar, &mut file).map_err(&spilled)?;
-        if packed.diff_id != diff_id {
-            return Err(Failure::infra(format!("the engine's layer {diff_id} has other bytes")));
+        let compression = self.packing.compression;
+        if let Some(kept) = keep_packed(self.kept, diff_id, compression, tar)? {
+            self.held.hold(diff_id, compression, kept);
+            return Ok(());
         }
-        let layer = PackedLayer { path, digest: packed.digest, size: packed.size, compression: self.packing.compression };
-        self.held.layers.insert(diff_id, layer);
+        let path = self.held.file(self.packing.folder, diff_id)?;
+        let mut file = File::create(&path).map_err(|error| super::attempts::disk_failure(&error, "a packed layer"))?;
+        let PackedBlob { digest, size } = pack_into(&mut file, compression, diff_id, tar)?;
+        self.held.layers.insert(diff_id, PackedLayer { path, digest, size, compression });
         Ok(())
     }
 }

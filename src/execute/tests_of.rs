@@ -1,7 +1,7 @@
 //! Runs a test on an image, in a throwaway root or as throwaway layers.
 
 use super::attempts::{self, Terms};
-use super::builds::{self, LostNode, Recorded, ended, keyed, record};
+use super::builds::{self, LostNode, Recorded, ended, keyed, unrecorded};
 use super::materials::slug;
 use super::world::{Job, JobEnd, Lookup, World};
 use crate::engine::{Attempt, BuildRequest, TestRequest};
@@ -52,16 +52,15 @@ pub(super) fn run(world: &World<'_>, index: NodeIndex, test: &TestNode<'_>, job:
         }
         _ => None,
     });
-    let recorded = record(
+    let record = unrecorded(
         world,
         index,
         NodeKind::Test,
-        Recorded { key, components, image: subject.clone(), job, attempts: &attempts, facts: Facts::default() },
+        Recorded { key, components, image: subject, job, attempts: &attempts, facts: Facts::default() },
     );
-    let end = match (&attempts.result, recorded) {
-        (Err(failure), _) => JobEnd::failed(failure.clone()),
-        (Ok(_), Err(failure)) => JobEnd::failed(failure),
-        (Ok(subject), Ok(())) => {
+    let end = match &attempts.result {
+        Err(failure) => JobEnd::failed(failure.clone()),
+        Ok(subject) => {
             let failures = attempts.earlier_failures();
             let outcome = if failures.is_empty() { Outcome::Succeeded { image: None, changed: true } } else { Outcome::Flaky { failures } };
             let passed = crate::execute::tested::PassedTest::from_record(label, key, subject.id, true);
@@ -71,7 +70,7 @@ pub(super) fn run(world: &World<'_>, index: NodeIndex, test: &TestNode<'_>, job:
             )
         }
     };
-    ended(end, job, &attempts)
+    ended(JobEnd { record, ..end }, job, &attempts)
 }
 
 fn commands(world: &World<'_>, test: &TestNode<'_>, subject: &EngineImage, attempt: &Attempt<'_>) -> Result<(), Failure> {

@@ -12,7 +12,7 @@ use super::spool::Packing;
 use super::tested::Tested;
 use super::world::{Lookup, World};
 use crate::digest::{Digest, ImageId};
-use crate::engine::Attempt;
+use crate::engine::{Attempt, Engine};
 use crate::event::Stream;
 use crate::failure::Failure;
 use crate::graph::{Body, NamesNode};
@@ -166,10 +166,10 @@ impl Upload<'_> {
         let held = self.tested_image()?;
         let folder = self.world.state.folder().bases();
         let unknown = self.unknown_layers(image)?;
-        let local = self.local_layers(&unknown, &folder)?;
+        let engine = self.world.engine.engine()?;
+        let local = self.local_layers(engine.as_ref(), &unknown, &folder)?;
         let wanted: BTreeSet<Digest> = unknown.difference(&local).copied().collect();
         let others = || self.others();
-        let engine = self.world.engine.engine()?;
         self.world.held.spool.fetch(&self.packing(&folder), engine.as_ref(), &held, &wanted, others, self.attempt)
     }
 
@@ -191,7 +191,7 @@ impl Upload<'_> {
     }
 
     /// Packs those layers that a local base has on this machine; returns them.
-    fn local_layers(&self, unknown: &BTreeSet<Digest>, folder: &std::path::Path) -> Result<BTreeSet<Digest>, Failure> {
+    fn local_layers(&self, engine: &dyn Engine, unknown: &BTreeSet<Digest>, folder: &std::path::Path) -> Result<BTreeSet<Digest>, Failure> {
         let mut found = BTreeSet::new();
         for index in self.world.graph.order() {
             let node = self.world.graph.node(*index);
@@ -204,7 +204,7 @@ impl Upload<'_> {
             if shared.iter().all(|layer| self.world.held.spool.layer(*layer).is_some()) {
                 found.extend(shared);
             } else if let Some(source) = bases::local_source(self.world, base, &node.platform, image) {
-                self.world.held.spool.fetch_from(&self.packing(folder), source.as_ref(), &shared)?;
+                self.world.held.spool.fetch_from(&self.packing(folder), engine, source.as_ref(), &shared, self.attempt)?;
                 found.extend(shared);
             }
         }

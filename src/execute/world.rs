@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use super::materials::Presence;
+use super::recording::Unrecorded;
 use super::spool::Spool;
 use crate::access::SecretSource;
 use crate::cancel::Cancel;
@@ -249,6 +250,8 @@ pub(super) struct JobEnd {
     pub lost: Option<NodeIndex>,
     /// Its files changed while they were read: it is to be decided about again, under another key.
     pub overtaken: bool,
+    /// What is to be recorded of it before anybody hears of it.
+    pub record: Option<Box<Unrecorded>>,
 }
 
 /// Looks up settled values.

@@ -1,6 +1,7 @@
 //! The past, read from `state.db` and `igraph.lock`: what thousands of nodes ask is read at once, the rest when asked.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::past::{LockedBase, NameScope, Past, PastName, PastResult};
@@ -19,23 +20,39 @@ use crate::reference::Reference;
 /// What was last known of an owner's config.
 type OwnerConfigs = HashMap<(NodeLabel, Platform), Option<Arc<ImageConfig>>>;
 
-/// What thousands of nodes ask for: a transaction for each would take longer than all else that is done for them.
-struct All {
-    /// The newest result of every key.
-    results: HashMap<Key, Summary>,
-    /// The image of the newest result that holds of every node that has one, by its [`node_key`].
-    images: HashMap<String, ImageId>,
-    /// The configs that nobody has asked for yet; read when the first is.
-    configs: OnceLock<Mutex<HashMap<Digest, StoredConfig>>>,
+/// What is asked for one by one as long as few do, and read at once when many have: then a transaction for each would take longer than
+/// all else that is done for them.
+struct Many<T> {
+    asked: AtomicUsize,
+    /// How many are few.
+    few: usize,
+    all: OnceLock<T>,
+}
+
+impl<T> Many<T> {
+    /// Where so many results are recorded that reading all takes as long as asking for a part of them.
+    fn of(results: usize) -> Self {
+        Self { asked: AtomicUsize::new(0), few: 64 + results / 64, all: OnceLock::new() }
+    }
+
+    /// All of it, where many have asked.
+    fn all(&self, read: impl FnOnce() -> T) -> Option<&T> {
+        let many = self.asked.fetch_add(1, Ordering::Relaxed) >= self.few;
+        if many { Some(self.all.get_or_init(read)) } else { self.all.get() }
+    }
 }
 
 /// The past of one workspace.
 pub struct Records<'a> {
     state: &'a State,
     lock: &'a LockFile,
-    /// What was read at once, or `None` where each is asked for.
-    all: Option<All>,
+    /// All, or `None` where each is asked for.
+    results: Option<HashMap<Key, Summary>>,
     names: HashMap<(NameScope, Reference), PastName>,
+    /// The image of the newest result that holds of every node that has one, by its [`node_key`].
+    images: Many<HashMap<String, ImageId>>,
+    /// The configs that nobody has asked for yet.
+    stored: Many<Mutex<HashMap<Digest, StoredConfig>>>,
     configs: Mutex<HashMap<ImageId, Arc<ImageConfig>>>,
     owners: Mutex<OwnerConfigs>,
     /// Images made on the engine here, once asked for.
@@ -54,41 +71,41 @@ impl<'a> Records<'a> {
             let in_flight = name.scope == NameScope::Registry && in_flight.contains(&name.name);
             ((name.scope, name.name), PastName { key: name.key, image: name.image, in_flight })
         });
-        let all = All { results: state.summaries()?, images: state.latest_images()?, configs: OnceLock::new() };
-        Ok(Self {
-            state,
-            lock,
-            all: Some(all),
-            names: names.collect(),
-            configs: Mutex::default(),
-            owners: Mutex::default(),
-            claims: OnceLock::new(),
-        })
+        Ok(Self { results: Some(state.summaries()?), names: names.collect(), ..Self::when_asked(state, lock) })
     }
 
     /// Reads nothing yet: for plans of few nodes, and of no names.
     pub fn when_asked(state: &'a State, lock: &'a LockFile) -> Self {
-        Self { state, lock, all: None, names: HashMap::new(), configs: Mutex::default(), owners: Mutex::default(), claims: OnceLock::new() }
+        let results = state.results_written().unwrap_or_default();
+        Self {
+            state,
+            lock,
+            results: None,
+            names: HashMap::new(),
+            images: Many::of(results),
+            stored: Many::of(results),
+            configs: Mutex::default(),
+            owners: Mutex::default(),
+            claims: OnceLock::new(),
+        }
     }
 
-    /// A config that is recorded, by what was read at once or by itself.
+    /// A config that is recorded.
     fn recorded(&self, image: ImageId) -> Option<ImageConfig> {
-        if let Some(all) = &self.all {
-            let stored = all.configs.get_or_init(|| Mutex::new(self.state.configs().unwrap_or_default()));
-            let stored = stored.lock().unwrap_or_else(PoisonError::into_inner).remove(&image.0);
-            if let Some(stored) = stored {
-                return stored.read();
-            }
+        let stored = self.stored.all(|| Mutex::new(self.state.configs().unwrap_or_default()));
+        let stored = stored.and_then(|all| all.lock().unwrap_or_else(PoisonError::into_inner).remove(&image.0));
+        match stored {
+            Some(stored) => stored.read(),
+            None => self.state.config(image.0).ok().flatten(),
         }
-        self.state.config(image.0).ok().flatten()
     }
 }
 
 impl Past for Records<'_> {
     fn result(&self, key: Key) -> Option<PastResult> {
         let asked;
-        let summary = match &self.all {
-            Some(all) => all.results.get(&key)?,
+        let summary = match &self.results {
+            Some(all) => all.get(&key)?,
             None => {
                 asked = self.state.results_for_keys(&[key]).ok()?.pop()??;
                 &asked
@@ -151,8 +168,10 @@ impl Past for Records<'_> {
 
 impl KnownConfigs for Records<'_> {
     fn known(&self, owner: &NodeLabel, platform: &Platform) -> Option<Arc<ImageConfig>> {
-        if let (Some(all), false) = (&self.all, matches!(owner, NodeLabel::Outside(_))) {
-            return self.config(*all.images.get(&node_key(owner, platform))?);
+        if !matches!(owner, NodeLabel::Outside(_))
+            && let Some(images) = self.images.all(|| self.state.latest_images().unwrap_or_default())
+        {
+            return self.config(*images.get(&node_key(owner, platform))?);
         }
         let asked = (owner.clone(), platform.clone());
         if let Some(config) = self.owners.lock().unwrap_or_else(PoisonError::into_inner).get(&asked) {

@@ -255,6 +255,17 @@ impl State {
         self.read(|connection| connection.prepare_cached(&query)?.query_row([node.to_string(), platform.to_string()], record_of).optional())
     }
 
+    /// About how many results are recorded, without counting them.
+    ///
+    /// # Errors
+    /// Of the database.
+    pub fn results_written(&self) -> Result<usize, RecordError> {
+        self.read(|connection| {
+            let newest: Option<i64> = connection.query_row("SELECT max(seq) FROM results", [], |row| row.get(0))?;
+            Ok(newest.and_then(|newest| usize::try_from(newest).ok()).unwrap_or_default())
+        })
+    }
+
     /// The image of the newest result that holds of every base and image that has one. The node and its platform are in the key as
     /// [`node_key`] writes them.
     ///

@@ -39,7 +39,8 @@ impl State {
     pub fn begin_run(&self, at: Timestamp, verb: &str) -> Result<String, RecordError> {
         let logs = self.folder().logs();
         fs::create_dir_all(&logs).map_err(|source| RecordError::io("create", &logs, source))?;
-        let id = self.write(|transaction| {
+        // of a run that was lost with the power nothing is recorded
+        let id = self.write_ahead(|transaction| {
             let mut count: u64 = 0;
             loop {
                 let id = run_id(at, count);

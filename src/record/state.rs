@@ -113,16 +113,20 @@ impl State {
         self.transact(true, |transaction| work(transaction).map_err(|source| RecordError::database(&self.path, source)))
     }
 
-    /// Runs one transaction whose work may fail for other reasons too; without `keep` it is only tried.
-    pub(crate) fn transact<T>(&self, keep: bool, work: impl FnOnce(&Transaction<'_>) -> Result<T, RecordError>) -> Result<T, RecordError> {
+    /// As [`State::write`], but durable only with the next transaction that is: for what nothing durable relies on yet.
+    pub(crate) fn write_ahead<T>(&self, work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>) -> Result<T, RecordError> {
         let mut connection = self.connection();
         let fail = |source| RecordError::database(&self.path, source);
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fail)?;
-        let value = work(&transaction)?;
-        if keep {
-            transaction.commit().map_err(fail)?;
-        }
-        Ok(value)
+        // the log is whole without this; only its end may be missing after the power has failed
+        connection.pragma_update(None, "synchronous", "NORMAL").map_err(fail)?;
+        let written = within(&mut connection, &self.path, true, |transaction| work(transaction).map_err(fail));
+        connection.pragma_update(None, "synchronous", "FULL").map_err(fail)?;
+        written
+    }
+
+    /// Runs one transaction whose work may fail for other reasons too; without `keep` it is only tried.
+    pub(crate) fn transact<T>(&self, keep: bool, work: impl FnOnce(&Transaction<'_>) -> Result<T, RecordError>) -> Result<T, RecordError> {
+        within(&mut self.connection(), &self.path, keep, work)
     }
 
     /// Gives free pages back to the file system.
@@ -141,6 +145,21 @@ fn newer_copy(older: &Connection, from: i64) -> rusqlite::Result<Connection> {
     schema::migrate(&mut copy, from)?;
     copy.execute_batch("PRAGMA query_only = ON")?;
     Ok(copy)
+}
+
+fn within<T>(
+    connection: &mut Connection,
+    path: &Path,
+    keep: bool,
+    work: impl FnOnce(&Transaction<'_>) -> Result<T, RecordError>,
+) -> Result<T, RecordError> {
+    let fail = |source| RecordError::database(path, source);
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fail)?;
+    let value = work(&transaction)?;
+    if keep {
+        transaction.commit().map_err(fail)?;
+    }
+    Ok(value)
 }
 
 fn connect(path: &Path, access: OpenFlags) -> Result<Connection, RecordError> {

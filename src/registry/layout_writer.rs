@@ -66,6 +66,20 @@ impl LayoutWriter {
         Ok(LayerBlob { diff_id: packed.diff_id, digest: packed.digest, size: packed.size, compression })
     }
 
+    /// Takes over a layer that is packed already: the bytes of `file`, verified before.
+    ///
+    /// # Errors
+    /// Of the disk.
+    pub fn take(&self, file: &Path, layer: &LayerBlob) -> Result<(), Failure> {
+        let blobs = self.folder.join("blobs/sha256");
+        let mut new = scratch(&blobs)?;
+        let copied = File::open(file).and_then(|mut file| std::io::copy(&mut file, &mut new)).map_err(|error| writing(&blobs, &error))?;
+        if copied != layer.size {
+            return Err(Failure::infra(format!("layer `{}` has {copied} bytes, not {}", layer.digest, layer.size)));
+        }
+        keep(new, &blobs.join(layer.digest.hex()))
+    }
+
     /// Adds an image whose layers are here, under a name or none, in place of what had that name. Returns its manifest's digest.
     ///
     /// # Errors

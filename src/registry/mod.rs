@@ -50,7 +50,7 @@ pub use fault::failure_of;
 pub use layout_writer::LayoutWriter;
 pub use manifest::{Descriptor, MEDIA_TYPE_MANIFEST, image_manifest};
 pub use names::{NameOutcome, move_name, verify_published};
-pub use pack::{MEMBER, Packed, pack, pack_as};
+pub use pack::{MEMBER, Packed, pack, pack_as, packing};
 pub use publish::{KnownBlob, LayerProvider, PackedLayer, Uploaded, upload_image};
 pub use pull::{Manifest, RemoteImage, ResolvedBase};
 pub use sources::{OciLayout, RootfsTar};

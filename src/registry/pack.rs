@@ -20,6 +20,16 @@ const ZSTD_LEVEL: i32 = 3;
 /// Members in memory at a time, at most.
 const WIDEST: usize = 8;
 
+/// Names the bytes that packing makes: the same layer and the same name are the same bytes. `None` where nothing is packed.
+#[must_use]
+pub fn packing(compression: Compression) -> Option<&'static str> {
+    match compression {
+        Compression::None => None,
+        Compression::Gzip => Some("gzip-1"),
+        Compression::Zstd => Some("zstd-1"),
+    }
+}
+
 /// What packing a layer found out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packed {
@@ -204,7 +214,8 @@ mod tests {
 
     #[test]
     fn digests_are_pinned() {
-        // another libdeflate may write other bytes: then this is a change of every layer pushed, and worth a decision
+        // another libdeflate may write other bytes: then this is a change of every layer pushed, worth a decision and another name
+        assert_eq!((packing(Compression::Gzip), packing(Compression::Zstd)), (Some("gzip-1"), Some("zstd-1")));
         let digests: Vec<String> = [0, 1, MEMBER, MEMBER + 1]
             .iter()
             .map(|length| packed(&content(*length), usize::MAX, 2).0)

@@ -81,7 +81,7 @@ pub struct World {
     engine: EmbeddedEngine,
     images: BTreeMap<String, EngineImage>,
     base: Image,
-    servers: Servers,
+    servers: Arc<Servers>,
     scratch: tempfile::TempDir,
     socket: PathBuf,
     _agent: Agent,
@@ -104,6 +104,11 @@ pub fn base() -> Image {
 impl World {
     /// `None`, said loudly, where this process may not make namespaces.
     pub fn new(test: &str) -> Option<Self> {
+        Self::beside(test, &Arc::new(Servers::start()))
+    }
+
+    /// The same; addresses in what it builds are those of `servers`.
+    pub fn beside(test: &str, servers: &Arc<Servers>) -> Option<Self> {
         if !nix::unistd::geteuid().is_root() {
             support::skip(test, "the embedded engine needs root here");
             return None;
@@ -114,6 +119,7 @@ impl World {
             runner: env!("CARGO_BIN_EXE_igraph").into(),
             owner: "differential".into(),
             environment: Arc::new(|_| None),
+            afresh: false,
         };
         let engine = EmbeddedEngine::open(options).unwrap();
         let source = RootfsImage::of_parts(fixture::base_config(), vec![fixture::base_layer().to_vec()]);
@@ -122,7 +128,7 @@ impl World {
         let images = BTreeMap::from([("base".to_owned(), image)]);
         let socket = scratch.path().join("agent");
         let agent = Agent::start(&socket);
-        Some(Self { engine, images, base: base(), servers: Servers::start(), scratch, socket, _agent: agent })
+        Some(Self { engine, images, base: base(), servers: servers.clone(), scratch, socket, _agent: agent })
     }
 
     /// Builds a case and tells what came out.
@@ -145,8 +151,7 @@ impl World {
     pub fn image_id(&mut self, case: &Case) -> Option<String> {
         let image = self.make(case).ok()?;
         self.images.insert(format!("case/{}", case.name), image.clone());
-        // addresses of servers are part of the history
-        (!case.dockerfile.contains("SERVER") && !case.dockerfile.contains("GIT")).then(|| image.id.0.to_string())
+        Some(image.id.0.to_string())
     }
 
     fn make(&self, case: &Case) -> Result<EngineImage, String> {

@@ -1,5 +1,6 @@
 //! What came out of a case, as text: from a builder, or from a record. A record is one file for each builder, of sections
 //! `=== name`, the first line `ok` or `failed`, then the image: its config where it differs from the base's, its files likewise.
+//! Lines `# …` before the first say why, in what was written by hand.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -32,12 +33,7 @@ impl Outcome {
         matches!(self, Self::Built(_))
     }
 
-    /// The same image, or no image: what is said of a failure changes from run to run.
-    pub fn is_same(&self, other: &Self) -> bool {
-        self == other || !self.is_ok() && !other.is_ok()
-    }
-
-    /// How it differs from what `by` made, where that is to be compared.
+    /// How it differs from what `by` made, where that is to be compared; what is said of a failure changes from run to run.
     pub fn against(&self, expected: &Self, by: By) -> Option<String> {
         match (self, expected) {
             (Self::Failed(_), Self::Failed(_)) => None,
@@ -87,7 +83,10 @@ pub fn load(by: By) -> Record {
     let sections = text.split("\n=== ").skip(1);
     let section = |section: &str| {
         let (name, rest) = section.split_once('\n').unwrap_or((section, ""));
-        let rest = rest.trim_end_matches('\n');
+        let mut rest = rest.trim_end_matches('\n');
+        while let Some((_, next)) = rest.strip_prefix("# ").and_then(|rest| rest.split_once('\n')) {
+            rest = next;
+        }
         let outcome = match rest.strip_prefix("failed ") {
             Some(message) => Outcome::Failed(message.into()),
             None => Outcome::Built(rest.lines().skip(1).map(str::to_owned).collect()),

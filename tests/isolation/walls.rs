@@ -81,6 +81,24 @@ fn of_a_step_in_an_ordinary_container() {
 }
 
 #[test]
+fn a_loopback_that_is_not_there_is_explained() {
+    let Some(container) = Place::container("a_loopback_that_is_not_there_is_explained", &[]) else { return };
+    let rules = r#"
+    Test(name: "deaf", run: ["exec bash -c 'exec 3<>/dev/tcp/127.0.0.1/1'"], network: "none"),
+    Test(name: "other", run: ["exit 1"], network: "none"),
+    Image(name: "1", dockerfile: "one/Dockerfile", tests: [":deaf"]),
+    Image(name: "2", dockerfile: "two/Dockerfile", tests: [":other"]),
+    Image(name: "3", dockerfile: "three/Dockerfile", untested: "a test of the engine"),
+"#;
+    let step = "FROM shell:1\nRUN --network=none bash -c 'exec 3<>/dev/tcp/127.0.0.1/1'\n";
+    make_workspace(&container.workspace(), rules, &[("one", "FROM shell:1\n"), ("two", "FROM shell:1\n"), ("three", step)]);
+    let output = container.shell("igraph test app:1 app:2 2>&1; igraph build app:3 2>&1");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let hint = "there is no loopback either where steps run by chroot: let it have `network: \"host\"`";
+    assert_eq!(text.matches(hint).count(), 2, "{text}");
+}
+
+#[test]
 fn an_ssh_mount_is_refused_where_nothing_can_be_mounted() {
     let Some(container) = Place::container("an_ssh_mount_is_refused_where_nothing_can_be_mounted", &[]) else { return };
     let rules = "    Image(name: \"1\", dockerfile: \"one/Dockerfile\", untested: \"a test of the engine\"),\n";

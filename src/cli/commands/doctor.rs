@@ -27,7 +27,7 @@ pub fn run(args: &Doctor, context: &Context<'_>) -> Result<Exit, Error> {
             let world = World { engine: args.engine.clone(), ..World::default() };
             bench.enter(&world)?;
             printer.line(format_args!("ok       workspace {}", bench.root().display()))?;
-            good &= tell(bench.engine(&world, "doctor"), context)?;
+            good &= tell(bench.examined_engine(&world, "doctor", true), context)?;
             match bench.folder.create().and_then(|()| crate::record::State::open(&bench.folder).map(drop)) {
                 Ok(()) => printer.line(format_args!("ok       records in {}", bench.folder.path().display()))?,
                 Err(error) => {

@@ -15,8 +15,9 @@ use crate::cli::values::ExportTarget;
 use crate::cli::workbench::{self, Workbench};
 use crate::digest::{Digest, ImageId};
 use crate::docker_archive;
-use crate::engine::{Attempt, Engine, ExportSink, Limits, Output};
+use crate::engine::{Attempt, Engine, ExportSink, KeptLayer, Limits, Output, PackedLayers};
 use crate::event::Stream;
+use crate::execute::{find_packed, keep_packed};
 use crate::failure::{Failure, FailureClass, Retry};
 use crate::image::{Compression, EngineImage, ImageConfig, ImageSource, LayerBlob};
 use crate::label::Label;
@@ -121,16 +122,23 @@ impl Exporting<'_> {
 
     fn to_layout(&self, engine: &dyn Engine, image: &EngineImage, folder: &Path, attempt: &Attempt<'_>) -> Result<String, Failure> {
         let writer = LayoutWriter::open(folder)?;
-        let mut sink =
-            LayoutSink { compression: self.bench.catalogue.workspace.compression, writer, config: Vec::new(), layers: BTreeMap::new() };
+        let compression = self.bench.catalogue.workspace.compression;
+        let mut sink = LayoutSink { compression, kept: engine.packed_layers(), writer, config: Vec::new(), layers: BTreeMap::new() };
         let diff_ids = engine.config(image)?.diff_ids;
-        engine.export(std::slice::from_ref(image), &diff_ids.iter().copied().collect(), &mut sink, attempt)?;
+        let mut wanted: BTreeSet<Digest> = diff_ids.iter().copied().collect();
+        for diff_id in wanted.clone() {
+            if let Some(kept) = find_packed(engine, diff_id, compression)? {
+                sink.take(diff_id, &kept)?;
+                wanted.remove(&diff_id);
+            }
+        }
+        engine.export(std::slice::from_ref(image), &wanted, &mut sink, attempt)?;
         let LayoutSink { mut writer, config, layers, .. } = sink;
         let layers: Option<Vec<LayerBlob>> = diff_ids.iter().map(|diff_id| layers.get(diff_id).cloned()).collect();
         let layers = layers.ok_or_else(incomplete)?;
         // its own name alone: readers of a layout with several entries ask which is meant
         let manifest = writer.image(&config, &layers, &self.chosen.platform, self.names().first().map(String::as_str))?;
-        Ok(format!("image {}, manifest {manifest}", self.chosen.image.0.short()))
+        Ok(format!("image {}, manifest {manifest}, {} of {} layers packed anew", self.chosen.image.0.short(), wanted.len(), layers.len()))
     }
 
     fn to_archive(&self, engine: &dyn Engine, image: &EngineImage, file: &Path, attempt: &Attempt<'_>) -> Result<String, Failure> {
@@ -179,20 +187,34 @@ fn slug(label: &Label) -> String {
     label.to_string().trim_start_matches('/').replace(['/', ':'], "-")
 }
 
-struct LayoutSink {
+struct LayoutSink<'a> {
     compression: Compression,
+    kept: Option<&'a dyn PackedLayers>,
     writer: LayoutWriter,
     config: Vec<u8>,
     layers: BTreeMap<Digest, LayerBlob>,
 }
 
-impl ExportSink for LayoutSink {
+impl LayoutSink<'_> {
+    /// Takes over a layer that is packed already.
+    fn take(&mut self, diff_id: Digest, kept: &KeptLayer) -> Result<(), Failure> {
+        let layer = LayerBlob { diff_id, digest: kept.blob.digest, size: kept.blob.size, compression: self.compression };
+        self.writer.take(&kept.path, &layer)?;
+        self.layers.insert(diff_id, layer);
+        Ok(())
+    }
+}
+
+impl ExportSink for LayoutSink<'_> {
     fn config(&mut self, _: ImageId, bytes: &[u8]) -> Result<(), Failure> {
         bytes.clone_into(&mut self.config);
         Ok(())
     }
 
     fn layer(&mut self, diff_id: Digest, tar: &mut dyn Read) -> Result<(), Failure> {
+        if let Some(kept) = keep_packed(self.kept, diff_id, self.compression, tar)? {
+            return self.take(diff_id, &kept);
+        }
         let layer = self.writer.layer(tar, self.compression)?;
         if layer.diff_id != diff_id {
             return Err(Failure::infra(format!("the engine's layer {diff_id} has other bytes")));

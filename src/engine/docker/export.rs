@@ -17,7 +17,7 @@ use super::transport::io_error;
 use crate::digest::{Digest, ImageId};
 use crate::engine::{Attempt, ExportSink};
 use crate::failure::Failure;
-use crate::image::EngineImage;
+use crate::image::{Compression, EngineImage};
 
 /// Configs and manifests are smaller; a layer that is too is read into memory and told apart by its digest.
 const SMALL: u64 = 4 << 20;
@@ -287,10 +287,12 @@ impl Archive<'_> {
             let length = read_full(&mut entry, &mut head).map_err(broken)?;
             let size = entry.size();
             let mut whole = head[..length].chain(&mut entry);
-            if legacy.is_none() && head == ZSTD {
-                return Err(Failure::step(format!("the docker daemon keeps blob `{path}` packed with zstd, which igraph can't read")));
-            }
-            let packed = legacy.is_none() && head.starts_with(&GZIP);
+            let compression = match legacy {
+                None if head.starts_with(&GZIP) => Compression::Gzip,
+                None if head == ZSTD => Compression::Zstd,
+                _ => Compression::None,
+            };
+            let packed = compression != Compression::None;
             if legacy.is_none() && !packed && size <= SMALL {
                 let mut bytes = Vec::new();
                 whole.read_to_end(&mut bytes).map_err(broken)?;
@@ -306,8 +308,7 @@ impl Archive<'_> {
                 }
                 _ => {
                     // the digest shows at the end only
-                    let (digest, mut file) =
-                        if packed { self.spool(&mut flate2::read::MultiGzDecoder::new(whole))? } else { self.spool(&mut whole)? };
+                    let (digest, mut file) = self.spool(&mut compression.unpacked(whole).map_err(broken)?)?;
                     if let Some(id) = legacy.or(blob) {
                         self.known.insert(id.to_owned(), digest);
                     }
@@ -428,18 +429,19 @@ mod tests {
     #[test]
     fn packed_blobs_count_as_what_they_hold() {
         let tar = vec![9; 2 << 20];
-        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        packed.write_all(&tar).unwrap();
-        let packed = packed.finish().unwrap();
-        let name = format!("blobs/sha256/{}", Digest::of(&packed).hex());
-        let bytes = archive(&[(&name, &packed), ("index.json", b"{}")], &[]);
-        let mut known = HashMap::new();
-        assert_eq!(read(&bytes, &[&tar], &mut known).0, ["layer 2097152", "small 2"]);
-        assert_eq!(known, HashMap::from([(Digest::of(&packed).hex(), Digest::of(&tar))]));
-        assert_eq!(read(&bytes, &[&tar], &mut known).0, ["layer 2097152", "small 2"]);
-        assert_eq!(read(&bytes, &[], &mut known).0, ["small 2"]);
-        let zstd = archive(&[("blobs/sha256/00", &[0x28, 0xb5, 0x2f, 0xfd, 0])], &[]);
-        assert!(read(&zstd, &[], &mut HashMap::new()).1.unwrap_err().message.contains("packed with zstd"));
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&tar).unwrap();
+        for packed in [gzip.finish().unwrap(), zstd::stream::encode_all(tar.as_slice(), 1).unwrap()] {
+            let name = format!("blobs/sha256/{}", Digest::of(&packed).hex());
+            let bytes = archive(&[(&name, &packed), ("index.json", b"{}")], &[]);
+            let mut known = HashMap::new();
+            assert_eq!(read(&bytes, &[&tar], &mut known).0, ["layer 2097152", "small 2"]);
+            assert_eq!(known, HashMap::from([(Digest::of(&packed).hex(), Digest::of(&tar))]));
+            assert_eq!(read(&bytes, &[&tar], &mut known).0, ["layer 2097152", "small 2"]);
+            assert_eq!(read(&bytes, &[], &mut known).0, ["small 2"]);
+        }
+        let broken = archive(&[("blobs/sha256/00", &[0x28, 0xb5, 0x2f, 0xfd, 0])], &[]);
+        assert!(read(&broken, &[], &mut HashMap::new()).1.is_err());
     }
 
     #[test]

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 
 use super::build::{ChannelWriter, messages, post, receiver_stream};
 use super::engine::{DockerEngine, daemon_failure, infra_text, lock, status_of};
+use super::plain::Plain;
 use crate::digest::{Digest, ImageId, Key};
 use crate::docker_archive;
 use crate::engine::{Attempt, Collected};
@@ -211,10 +212,14 @@ impl DockerEngine {
             self.ask("tag a base", self.tag_handle(&found.handle, &repository, &tag))?;
             return Ok(found);
         }
-        if let Some(layer) = source.layers().iter().find(|layer| layer.compression == Compression::Zstd && self.facts.number < (23, 0)) {
-            let message = format!("layer `{}` is packed with zstd, which docker {} can't read", layer.digest, self.facts.version);
-            return Err(Failure::step(message).hint("use Docker Engine 23.0 or later, or a base packed with gzip"));
-        }
+        let plain;
+        let source = match self.facts.number < (23, 0) && source.layers().iter().any(|layer| layer.compression == Compression::Zstd) {
+            true => {
+                plain = Plain::of(source, &self.options.scratch, attempt)?;
+                &plain
+            }
+            false => source,
+        };
         let (sender, receiver) = mpsc::channel::<Result<Bytes, io::Error>>(16);
         let loaded = std::thread::scope(|scope| {
             let name = &name;

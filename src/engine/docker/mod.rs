@@ -7,6 +7,7 @@ mod endpoint;
 mod engine;
 mod export;
 mod images;
+mod plain;
 mod progress;
 mod refuse;
 mod session;

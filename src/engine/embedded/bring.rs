@@ -5,14 +5,12 @@ use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use flate2::read::MultiGzDecoder;
-
 use super::files::disk;
 use super::store::Store;
 use crate::digest::Digest;
 use crate::engine::Attempt;
 use crate::failure::Failure;
-use crate::image::{Compression, ImageSource};
+use crate::image::ImageSource;
 
 /// Layers that are on their way at once, the one that is being unpacked among them.
 const AT_ONCE: usize = 4;
@@ -106,14 +104,6 @@ fn reading(error: io::Error) -> Failure {
 }
 
 fn take(store: &Store, source: &dyn ImageSource, diff_ids: &[Digest], index: usize, packed: impl Read) -> Result<(), Failure> {
-    let packed = io::BufReader::with_capacity(CHUNK, packed);
-    let (below, diff_id) = (&diff_ids[..index], diff_ids[index]);
-    match source.layers()[index].compression {
-        Compression::None => store.take_layer(below, diff_id, packed),
-        Compression::Gzip => store.take_layer(below, diff_id, MultiGzDecoder::new(packed)),
-        Compression::Zstd => {
-            let unpacked = zstd::stream::read::Decoder::with_buffer(packed).map_err(disk("a layer"))?;
-            store.take_layer(below, diff_id, unpacked)
-        }
-    }
+    let unpacked = source.layers()[index].compression.unpacked(packed).map_err(disk("a layer"))?;
+    store.take_layer(&diff_ids[..index], diff_ids[index], unpacked)
 }

@@ -1,20 +1,18 @@
 //! The engine itself: the seam's calls, handed to the rooms that do them.
 
 use std::collections::BTreeSet;
-use std::io::{self, Read};
+use std::io;
 use std::path::PathBuf;
 
-use sha2::{Digest as _, Sha256};
-
 use super::build::Environment;
-use super::files::disk;
+use super::files::{Hashing, disk};
 use super::refuse;
 use super::sandbox::{Host, Root};
 use super::store::{Claim, Store};
 use super::{bring, build, tests};
-use crate::digest::{Digest, ImageId};
+use crate::digest::{Digest, ImageId, Key};
 use crate::dockerfile::{Dockerfile, Resolved};
-use crate::engine::{Advice, Attempt, BuildRequest, Collected, Engine, EngineIdentity, ExportSink, Limits, TestRequest};
+use crate::engine::{Advice, Attempt, BuildRequest, Collected, Engine, EngineIdentity, ExportSink, Limits, PackedLayers, TestRequest};
 use crate::failure::Failure;
 use crate::image::{EngineImage, ImageConfig, ImageSource};
 use crate::platform::Platform;
@@ -22,7 +20,7 @@ use crate::problem::Problem;
 use crate::reference::Reference;
 
 /// Rises when the same request would give another result.
-const RESULTS_VERSION: u32 = 2;
+const RESULTS_VERSION: u32 = 3;
 
 /// What an engine is made with.
 pub struct EmbeddedOptions {
@@ -34,6 +32,8 @@ pub struct EmbeddedOptions {
     pub owner: String,
     /// Where secrets from the environment come from.
     pub environment: Environment,
+    /// Find out what works here, whatever is remembered of it.
+    pub afresh: bool,
 }
 
 /// The embedded engine behind the seam.
@@ -52,13 +52,18 @@ impl EmbeddedEngine {
     /// # Errors
     /// Infra, never retried, where the store can't be used, or this process may not make namespaces and mounts.
     pub fn open(options: EmbeddedOptions) -> Result<Self, Failure> {
-        let EmbeddedOptions { store, runner, owner, environment } = options;
+        let EmbeddedOptions { store, runner, owner, environment, afresh } = options;
         let store = Store::open(&store, &owner)?;
-        // who opens the store at the same time clears what nobody uses
-        let lease = store.lease()?;
-        let work = store.work()?;
-        let host = Host::find(runner, store.root(), work.path())?;
-        drop((work, lease));
+        let remembered = if afresh { None } else { Host::remembered(&runner, store.root())? };
+        let host = match remembered {
+            Some(host) => host,
+            None => {
+                // who opens the store at the same time clears what nobody uses
+                let _lease = store.lease()?;
+                let work = store.work()?;
+                Host::find(runner, store.root(), work.path())?
+            }
+        };
         Ok(Self { store, host, environment })
     }
 
@@ -72,20 +77,6 @@ impl EmbeddedEngine {
 
 fn parsed(bytes: &[u8]) -> Result<ImageConfig, Failure> {
     ImageConfig::parse(bytes).map_err(|error| Failure::step(format!("the image's config can't be read: {error}")))
-}
-
-/// Hashes what goes through.
-struct Hashing<R> {
-    reader: R,
-    hasher: Sha256,
-}
-
-impl<R: Read> Read for Hashing<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.reader.read(buffer)?;
-        self.hasher.update(&buffer[..count]);
-        Ok(count)
-    }
 }
 
 impl Engine for EmbeddedEngine {
@@ -121,6 +112,14 @@ impl Engine for EmbeddedEngine {
         }
         bring::layers(&self.store, source, &diff_ids, attempt)?;
         self.store.keep(source.config(), Claim::Kept)
+    }
+
+    fn remembered(&self, key: &Key) -> Option<Digest> {
+        self.store.cached(&build::rootfs_key(key), &[]).flatten()
+    }
+
+    fn remember(&self, key: &Key, layer: Digest) {
+        let _ = self.store.cache(&build::rootfs_key(key), Some(layer));
     }
 
     fn config(&self, image: &EngineImage) -> Result<ImageConfig, Failure> {
@@ -167,10 +166,10 @@ impl Engine for EmbeddedEngine {
                 if attempt.cancel.is_cancelled() {
                     return Err(Failure::stopped());
                 }
-                let mut tar = Hashing { reader: self.store.open_layer(&diff_ids[..length])?, hasher: Sha256::new() };
+                let mut tar = Hashing::new(self.store.open_layer(&diff_ids[..length])?);
                 let given = sink.layer(diff_id, &mut tar);
                 let rest = io::copy(&mut tar, &mut io::sink()).map_err(disk("a layer"));
-                let sound = Digest::from_bytes(tar.hasher.finalize().into()) == diff_id;
+                let sound = tar.digest() == diff_id;
                 if rest.is_err() || !sound {
                     self.store.drop_layer(&diff_ids[..length]);
                     let message = format!("layer {} in the store was damaged, and is dropped", diff_id.short());
@@ -180,6 +179,10 @@ impl Engine for EmbeddedEngine {
             }
         }
         Ok(())
+    }
+
+    fn packed_layers(&self) -> Option<&dyn PackedLayers> {
+        Some(&self.store)
     }
 
     fn discard(&self, image: &EngineImage) -> Result<(), Failure> {

@@ -11,7 +11,9 @@ use std::sync::OnceLock;
 use nix::fcntl::AT_FDCWD;
 use nix::sys::stat::{Mode, SFlag, UtimensatFlags, mknodat, utimensat};
 use nix::sys::time::TimeSpec;
+use sha2::{Digest as _, Sha256};
 
+use crate::digest::Digest;
 use crate::failure::{Failure, Retry};
 
 /// An attribute of an empty file that stands for what the kernel does not let this process make: `c` or `b`, and the device's number.
@@ -248,4 +250,29 @@ fn is_mount(path: &Path) -> io::Result<bool> {
     // before Linux 5.8
     let (own, above) = (path.symlink_metadata()?, path.parent().map(Path::symlink_metadata).transpose()?);
     Ok(above.is_some_and(|above| above.dev() != own.dev()))
+}
+
+/// Hashes what goes through.
+pub(super) struct Hashing<R> {
+    reader: R,
+    hasher: Sha256,
+}
+
+impl<R> Hashing<R> {
+    pub fn new(reader: R) -> Self {
+        Self { reader, hasher: Sha256::new() }
+    }
+
+    /// Of all that was read.
+    pub fn digest(self) -> Digest {
+        Digest::from_bytes(self.hasher.finalize().into())
+    }
+}
+
+impl<R: io::Read> io::Read for Hashing<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.reader.read(buffer)?;
+        self.hasher.update(&buffer[..count]);
+        Ok(count)
+    }
 }

@@ -4,19 +4,16 @@ use crate::dockerfile::{Command, Dockerfile, Feature, MountKind, Resolved};
 use crate::platform::Platform;
 use crate::problem::Problem;
 
-const WAY_OUT: &str = "build it with `--engine docker`, or write it without";
-
 /// One problem for each thing that it lacks, at the place of its first use.
 pub(super) fn refusals(dockerfile: &Dockerfile, resolved: &Resolved, by_chroot: bool) -> Vec<Problem> {
     let mut problems = Vec::new();
-    let git_is_here = super::build::git_is_here();
     for (feature, span) in &resolved.features {
         let (what, hint) = match feature {
             Feature::CustomFrontend(name) => (
                 format!("the frontend `{name}` can't be run by the embedded engine"),
                 "only `docker/dockerfile:1` is read; drop the `# syntax` line, or build the file elsewhere",
             ),
-            Feature::AddGit if !git_is_here => {
+            Feature::AddGit if !super::build::git_is_here() => {
                 ("ADD of a Git repository takes the program `git`, which is not here".into(), "install it: `apt-get install git`")
             }
             Feature::RunDevice => ("RUN `--device` is not done by the embedded engine".into(), "leave the flag out"),
@@ -36,9 +33,6 @@ pub(super) fn refusals(dockerfile: &Dockerfile, resolved: &Resolved, by_chroot: 
                 refuse("RUN `--security=insecure` is not done by the embedded engine".into(), "leave the flag out");
             }
             for mount in &step.mounts {
-                if mount.kind == MountKind::Cache && mount.from.is_none() && mount.source.is_some() {
-                    refuse("a cache mount that starts from files of the context is not done by the embedded engine".into(), WAY_OUT);
-                }
                 if mount.kind == MountKind::Ssh && by_chroot {
                     refuse(
                         "an ssh mount needs namespaces, which this container does not allow".into(),

@@ -1,6 +1,6 @@
 //! Tests: commands on an image in one throwaway root, of which nothing is left.
 
-use super::build::{Log, failed, lent, not_run, spec, user};
+use super::build::{Log, explained, failed, lent, not_run, spec, user};
 use super::sandbox::{self, Ended, Host, Listener, Program};
 use super::store::Store;
 use crate::access::Network;
@@ -62,7 +62,10 @@ pub(super) fn test(store: &Store, host: &Host, request: &TestRequest<'_>, attemp
     let Some((last, argv)) = ran.ended.last().zip(request.commands.get(ran.ended.len().saturating_sub(1))) else { return Ok(()) };
     match last {
         Ended::Code(0) => Ok(()),
-        Ended::Code(code) => Err(failed(&format!("exit {code} at {}", short(argv)), *code, &log.log.kept)),
+        Ended::Code(code) => {
+            let failure = failed(&format!("exit {code} at {}", short(argv)), *code, &log.log.kept);
+            Err(explained(failure, host, &spec, &log.log.kept))
+        }
         Ended::NotRun(errno) => {
             let program = argv.first().map_or("", String::as_str);
             let failure = not_run(program, *errno);

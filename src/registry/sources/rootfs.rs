@@ -2,10 +2,9 @@
 //! entry of the tar but the first, to see that it is one.
 
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use flate2::read::MultiGzDecoder;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
@@ -16,7 +15,7 @@ use crate::failure::Failure;
 use crate::image::{Compression, ImageSource, LayerBlob};
 use crate::platform::Platform;
 
-/// A plain or gzipped rootfs tar. The layer is the file as it is; the diff id is the digest of the tar inside.
+/// A rootfs tar, plain or packed with gzip or zstd. The layer is the file as it is; the diff id is the digest of the tar inside.
 #[derive(Debug)]
 pub struct RootfsTar {
     path: PathBuf,
@@ -62,7 +61,7 @@ impl RootfsTar {
     /// Reads the tar once to hash it. `epoch` (SOURCE_DATE_EPOCH, seconds) is the image's time of creation.
     ///
     /// # Errors
-    /// A step failure where the file can't be read or is no tar, plain or gzipped.
+    /// A step failure where the file can't be read or is no tar, plain or packed with gzip or zstd.
     pub fn open(path: &Path, platform: &Platform, epoch: i64) -> Result<Self, Failure> {
         let problem = |problem: &str| Failure::step(format!("rootfs `{}`: {problem}", path.display()));
         let read = |error: std::io::Error| problem(&format!("cannot be read: {error}"));
@@ -70,7 +69,7 @@ impl RootfsTar {
         File::open(path).and_then(|file| file.take(6).read_to_end(&mut magic)).map_err(read)?;
         let compression = match magic.as_slice() {
             [0x1f, 0x8b, ..] => Compression::Gzip,
-            [0x28, 0xb5, 0x2f, 0xfd, ..] => return Err(packed_otherwise(path, "zstd", "zstd -d")),
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Compression::Zstd,
             [0xfd, b'7', b'z', b'X', b'Z', ..] => return Err(packed_otherwise(path, "xz", "xz -dk")),
             [b'B', b'Z', b'h', ..] => return Err(packed_otherwise(path, "bzip2", "bzip2 -dk")),
             _ => Compression::None,
@@ -78,15 +77,17 @@ impl RootfsTar {
         let file = File::open(path).map_err(read)?;
         let mut outer = Hashing::new(file);
         let (diff_id, is_tar) = match compression {
-            Compression::Gzip => {
-                let mut inner = Hashing::new(MultiGzDecoder::new(BufReader::with_capacity(256 << 10, &mut outer)));
-                let is_tar = drain(&mut inner).map_err(|error| problem(&format!("its gzip is broken: {error}")))?;
+            Compression::Gzip | Compression::Zstd => {
+                let packing = if compression == Compression::Gzip { "gzip" } else { "zstd" };
+                let mut inner = Hashing::new(compression.unpacked(&mut outer).map_err(read)?);
+                let is_tar = drain(&mut inner).map_err(|error| problem(&format!("its {packing} is broken: {error}")))?;
                 let diff_id = inner.digest();
+                drop(inner);
                 // what may stand behind the last member belongs to the file, too
                 drain(&mut outer).map_err(read)?;
                 (diff_id, is_tar)
             }
-            _ => {
+            Compression::None => {
                 let is_tar = drain(&mut outer).map_err(read)?;
                 (outer.digest(), is_tar)
             }
@@ -94,8 +95,18 @@ impl RootfsTar {
         if !is_tar {
             return Err(problem("it is no tar"));
         }
+        let config = Self::config_of(diff_id, platform, epoch).map_err(|error| problem(&error.to_string()))?;
+        let layer = LayerBlob { diff_id, digest: outer.digest(), size: outer.length, compression };
+        Ok(Self { path: path.to_owned(), config, layers: [layer] })
+    }
+
+    /// The config of a root filesystem whose tar has this digest.
+    ///
+    /// # Errors
+    /// None that is known: writing JSON to memory.
+    pub fn config_of(diff_id: Digest, platform: &Platform, epoch: i64) -> serde_json::Result<Vec<u8>> {
         let created = Timestamp(epoch.saturating_mul(1000)).to_rfc3339();
-        let config = Config {
+        serde_json::to_vec(&Config {
             created: &created,
             architecture: platform.architecture(),
             variant: platform.variant(),
@@ -103,14 +114,9 @@ impl RootfsTar {
             config: RunConfig { env: [DEFAULT_PATH] },
             rootfs: RootFs { r#type: "layers", diff_ids: [diff_id] },
             history: [History { created: &created, created_by: "igraph rootfs" }],
-        };
-        let config = serde_json::to_vec(&config).map_err(|error| problem(&error.to_string()))?;
-        let layer = LayerBlob { diff_id, digest: outer.digest(), size: outer.length, compression };
-        Ok(Self { path: path.to_owned(), config, layers: [layer] })
+        })
     }
-}
 
-impl RootfsTar {
     /// The same bytes, which now lie at `path`.
     pub fn moved(self, path: PathBuf) -> Self {
         Self { path, ..self }
@@ -118,8 +124,11 @@ impl RootfsTar {
 }
 
 fn packed_otherwise(path: &Path, format: &str, command: &str) -> Failure {
-    Failure::step(format!("rootfs `{}`: it is packed with {format}; igraph reads plain and gzipped tars", path.display()))
-        .hint(format!("unpack it: `{command} {}`", path.display()))
+    Failure::step(format!(
+        "rootfs `{}`: it is packed with {format}; igraph reads tars that are plain or packed with gzip or zstd",
+        path.display()
+    ))
+    .hint(format!("unpack it: `{command} {}`", path.display()))
 }
 
 struct Hashing<R> {
@@ -221,13 +230,16 @@ mod tests {
         );
         let config = String::from_utf8(rootfs.config().to_vec()).unwrap().replace(&Digest::of(&plain).to_string(), "DIFF");
         insta::assert_snapshot!(config, @r#"{"created":"1980-01-01T00:00:00Z","architecture":"arm","variant":"v7","os":"linux","config":{"Env":["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]},"rootfs":{"type":"layers","diff_ids":["DIFF"]},"history":[{"created":"1980-01-01T00:00:00Z","created_by":"igraph rootfs"}]}"#);
-        let rootfs = open(folder.path(), &packed).unwrap();
-        assert_eq!(rootfs.image_id(), id);
-        let layer = &rootfs.layers()[0];
-        assert_eq!((layer.digest, layer.size, layer.compression), (Digest::of(&packed), packed.len() as u64, Compression::Gzip));
-        let mut back = Vec::new();
-        rootfs.open_layer(0).unwrap().read_to_end(&mut back).unwrap();
-        assert_eq!(back, packed);
+        let zstd = zstd::stream::encode_all(plain.as_slice(), 3).unwrap();
+        for (packed, compression) in [(packed, Compression::Gzip), (zstd, Compression::Zstd)] {
+            let rootfs = open(folder.path(), &packed).unwrap();
+            assert_eq!(rootfs.image_id(), id);
+            let layer = &rootfs.layers()[0];
+            assert_eq!((layer.digest, layer.size, layer.compression), (Digest::of(&packed), packed.len() as u64, compression));
+            let mut back = Vec::new();
+            rootfs.open_layer(0).unwrap().read_to_end(&mut back).unwrap();
+            assert_eq!(back, packed);
+        }
     }
 
     #[test]
@@ -242,7 +254,7 @@ mod tests {
             (Vec::new(), "no tar"),
             (broken, "gzip is broken"),
             (b"\xfd7zXZ\0more".to_vec(), "packed with xz"),
-            (b"\x28\xb5\x2f\xfdmore".to_vec(), "packed with zstd"),
+            (b"\x28\xb5\x2f\xfdmore".to_vec(), "zstd is broken"),
             (b"BZh9".to_vec(), "packed with bzip2"),
         ] {
             let message = open(folder.path(), &bytes).unwrap_err().message;

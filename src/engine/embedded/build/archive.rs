@@ -1,14 +1,15 @@
-//! ADD of a tar: unpacked into the destination, links there followed inside that destination as Docker does. Knows gzip by itself; for other
-//! packings it needs the program.
+//! ADD of a tar, plain or packed with gzip, bzip2, xz or zstd: unpacked into the destination as it is read, links there followed inside that
+//! destination as Docker does.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
-use flate2::read::MultiGzDecoder;
+use bzip2::bufread::MultiBzDecoder;
+use flate2::bufread::MultiGzDecoder;
+use liblzma::bufread::XzDecoder;
 use nix::sys::stat::SFlag;
 
 use super::place::Destination;
@@ -17,6 +18,9 @@ use crate::engine::embedded::files::{self, disk};
 use crate::engine::embedded::layer::entries::{Entries, Entry, EntryKind};
 use crate::engine::embedded::layer::view::clean;
 use crate::failure::Failure;
+
+/// The most memory that a packed archive may ask for. The largest dictionary that `xz` takes by itself (`-9`) needs 65 MiB.
+const MOST_MEMORY: u64 = 256 << 20;
 
 /// Unpacks what is a tar into the folder `to`; `false` where it is none.
 ///
@@ -37,50 +41,30 @@ pub(super) fn try_node(writer: &mut Destination<'_>, tree: &Tree<'_>, node: &Nod
 /// # Errors
 /// As [`try_node`].
 pub(super) fn try_file(writer: &mut Destination<'_>, mut file: File, to: &Path) -> Result<bool, Failure> {
-    let mut magic = [0; 6];
-    let length = file.read_at(&mut magic, 0).map_err(disk("an archive"))?;
-    let program = match &magic[..length] {
-        [0x1f, 0x8b, ..] => {
-            let first = first_block(MultiGzDecoder::new(&file));
-            if !first.is_ok_and(|block| is_tar(&block)) {
-                return Ok(false);
-            }
-            file.seek(SeekFrom::Start(0)).map_err(disk("an archive"))?;
-            unpack(writer, MultiGzDecoder::new(io::BufReader::new(file)), to)?;
-            return Ok(true);
-        }
-        [b'B', b'Z', b'h', ..] => "bzip2",
-        [0xfd, b'7', b'z', b'X', b'Z', 0] => "xz",
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => "zstd",
-        _ => {
-            let first = first_block(&file);
-            if !first.is_ok_and(|block| is_tar(&block)) {
-                return Ok(false);
-            }
-            file.seek(SeekFrom::Start(0)).map_err(disk("an archive"))?;
-            unpack(writer, io::BufReader::new(file), to)?;
-            return Ok(true);
-        }
-    };
-    let mut plain = tempfile::tempfile().map_err(disk("an archive"))?;
-    let out = plain.try_clone().map_err(disk("an archive"))?;
-    let ran = Command::new(program).arg("-dc").stdin(file).stdout(Stdio::from(out)).stderr(Stdio::null()).status();
-    match ran {
-        Ok(status) if status.success() => {}
-        // no archive after all
-        Ok(_) => return Ok(false),
-        Err(error) => {
-            let failure = Failure::step(format!("the archive is packed with {program}, which can't be run here: {error}"));
-            return Err(failure.hint(format!("install `{program}`, or write `--unpack=false`")));
-        }
-    }
-    plain.seek(SeekFrom::Start(0)).map_err(disk("an archive"))?;
-    if !first_block(&plain).is_ok_and(|block| is_tar(&block)) {
+    if !reader(&file).and_then(first_block).is_ok_and(|block| is_tar(&block)) {
         return Ok(false);
     }
-    plain.seek(SeekFrom::Start(0)).map_err(disk("an archive"))?;
-    unpack(writer, io::BufReader::new(plain), to)?;
+    file.seek(SeekFrom::Start(0)).map_err(disk("an archive"))?;
+    unpack(writer, reader(&file).map_err(disk("an archive"))?, to)?;
     Ok(true)
+}
+
+/// What the file holds, unpacked. Streams that follow each other are read as one; memory is bounded.
+fn reader(file: &File) -> io::Result<Box<dyn Read + '_>> {
+    let mut magic = [0; 6];
+    let length = file.read_at(&mut magic, 0)?;
+    let packed = io::BufReader::with_capacity(256 << 10, file);
+    Ok(match &magic[..length] {
+        [0x1f, 0x8b, ..] => Box::new(MultiGzDecoder::new(packed)),
+        [b'B', b'Z', b'h', ..] => Box::new(MultiBzDecoder::new(packed)),
+        [0xfd, b'7', b'z', b'X', b'Z', 0] => {
+            let stream = liblzma::stream::Stream::new_stream_decoder(MOST_MEMORY, liblzma::stream::CONCATENATED)?;
+            Box::new(XzDecoder::new_stream(packed, stream))
+        }
+        // a frame, or one to be skipped (RFC 8878, 3.1); its window is 128 MiB at most
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Box::new(zstd::stream::read::Decoder::with_buffer(packed)?),
+        _ => Box::new(packed),
+    })
 }
 
 fn first_block(mut reader: impl Read) -> io::Result<[u8; 512]> {
@@ -96,8 +80,12 @@ fn is_tar(block: &[u8; 512]) -> bool {
     header.cksum().is_ok_and(|own| own == sum)
 }
 
+/// The disk's errors have a number, those of a broken archive have none.
 fn broken(error: io::Error) -> Failure {
-    if error.kind() == io::ErrorKind::InvalidData { Failure::step(error.to_string()) } else { disk("unpacking an archive")(error) }
+    match error.raw_os_error() {
+        Some(_) => disk("unpacking an archive")(error),
+        None => Failure::step(format!("the archive is broken: {error}")),
+    }
 }
 
 /// The folder is the root for all that the archive holds, links included. What it holds keeps the owner and the mode that it comes with,
@@ -190,4 +178,119 @@ fn take(
         files::set_mtime(&real, entry.mtime)
     };
     dress().map_err(writing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::embedded::layer::view::View;
+    use std::io::Write;
+    use std::os::unix::fs::MetadataExt;
+
+    fn tar_of(files: &[(&str, &[u8])]) -> Vec<u8> {
+        let own = tempfile::tempfile().unwrap().metadata().unwrap();
+        let mut builder = tar::Builder::new(Vec::new());
+        for (path, content) in files {
+            let mut header = tar::Header::new_ustar();
+            header.set_size(content.len() as u64);
+            header.set_mode(0o644);
+            header.set_uid(own.uid().into());
+            header.set_gid(own.gid().into());
+            builder.append_data(&mut header, path, *content).unwrap();
+        }
+        builder.into_inner().unwrap()
+    }
+
+    fn all(mut reader: impl Read) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        reader.read_to_end(&mut bytes).unwrap();
+        bytes
+    }
+
+    type Pack = fn(&[u8]) -> Vec<u8>;
+
+    const PACKINGS: [(&str, Pack); 4] = [
+        ("gzip", |bytes| all(flate2::read::GzEncoder::new(bytes, flate2::Compression::fast()))),
+        ("bzip2", |bytes| all(bzip2::read::BzEncoder::new(bytes, bzip2::Compression::fast()))),
+        ("xz", |bytes| all(liblzma::read::XzEncoder::new(bytes, 1))),
+        ("zstd", |bytes| zstd::stream::encode_all(bytes, 1).unwrap()),
+    ];
+
+    /// What adding these bytes comes to, and the folder that they go to.
+    fn added(bytes: &[u8]) -> (Result<bool, Failure>, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        file.seek(SeekFrom::Start(0)).unwrap();
+        let mut writer = Destination::new(folder.path(), &View::new(Vec::new()), 0, Some((own(&folder).0, own(&folder).1)), None);
+        (try_file(&mut writer, file, Path::new("")), folder)
+    }
+
+    fn own(folder: &tempfile::TempDir) -> (u32, u32) {
+        let metadata = folder.path().metadata().unwrap();
+        (metadata.uid(), metadata.gid())
+    }
+
+    #[test]
+    fn every_packing_is_unpacked_and_streams_follow_each_other() {
+        let long = vec![7; 3 << 20];
+        let tar = tar_of(&[("a/one", b"1"), ("long", &long)]);
+        for (name, pack) in PACKINGS {
+            let whole = pack(&tar);
+            let parts: Vec<u8> = tar.chunks(1 << 20).flat_map(pack).collect();
+            for bytes in [whole, parts] {
+                let (done, folder) = added(&bytes);
+                assert!(done.unwrap(), "{name}");
+                assert_eq!(std::fs::read(folder.path().join("a/one")).unwrap(), b"1", "{name}");
+                assert!(std::fs::read(folder.path().join("long")).unwrap() == long, "{name}");
+            }
+            // what is no tar is left as it is
+            assert!(!added(&pack(&[b'x'; 2048])).0.unwrap(), "{name}");
+        }
+        let mut skipped = vec![0x53, 0x2a, 0x4d, 0x18, 1, 0, 0, 0, 9];
+        skipped.extend(PACKINGS[3].1(&tar));
+        assert!(added(&skipped).0.unwrap());
+    }
+
+    #[test]
+    fn what_breaks_on_the_way_is_an_error_of_the_archive() {
+        let mut noise = vec![0_u8; 1 << 20];
+        let mut state = 1_u64;
+        for byte in &mut noise {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            *byte = (state >> 56) as u8;
+        }
+        let tar = tar_of(&[("first", b"1"), ("noise", &noise)]);
+        for (name, pack) in PACKINGS {
+            let parts: Vec<Vec<u8>> = tar.chunks(64 << 10).map(pack).collect();
+            let (mut damaged, middle) = (parts.concat(), parts[..parts.len() / 2].concat().len());
+            damaged[middle..middle + 16].fill(0x55);
+            let short = parts.concat()[..middle - 40].to_vec();
+            for bytes in [damaged, short] {
+                let failure = added(&bytes).0.expect_err(name);
+                assert_eq!(failure.class, crate::failure::FailureClass::Step, "{name}: {failure}");
+            }
+        }
+    }
+
+    #[test]
+    fn xz_may_not_ask_for_all_memory() {
+        let small = PACKINGS[2].1(&tar_of(&[("a", b"1")]));
+        // the dictionary's size is one byte of the first block's header (xz file format, 3.1 and 5.3.1), which a sum ends; 36 is a GiB
+        let (at, end) = (12, 12 + (usize::from(small[12]) + 1) * 4);
+        let mut large = small.clone();
+        large[at + 4] = 36;
+        let mut sum = flate2::Crc::new();
+        sum.update(&large[at..end - 4]);
+        large[end - 4..end].copy_from_slice(&sum.sum().to_le_bytes());
+        for (bytes, works) in [(small, true), (large, false)] {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&bytes).unwrap();
+            file.seek(SeekFrom::Start(0)).unwrap();
+            match reader(&file).and_then(first_block) {
+                Ok(_) => assert!(works),
+                Err(error) => assert!(!works && error.to_string().contains("memory"), "{error}"),
+            }
+        }
+    }
 }

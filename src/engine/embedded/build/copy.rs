@@ -114,7 +114,7 @@ impl Builder<'_> {
                 let name = download(path, checksum, &to, self.request.proxies, self.attempt)?;
                 found.push(Found::Download(name, to));
             } else if let (Some(add), SourceKind::Git) = (asked.add, source_kind(path)) {
-                found.push(Found::Checkout(self.checkout(path, add.keep_git_dir, &scratch.path().join(number.to_string()))?));
+                found.push(Found::Checkout(self.checkout(path, add, &scratch.path().join(number.to_string()))?));
             } else if asked.transfer.parents {
                 below(tree, path, &asked.exclude, &mut found)?;
             } else {

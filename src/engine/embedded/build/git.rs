@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::stage::Builder;
+use crate::dockerfile::AddFlags;
 use crate::engine::classify::classify;
 use crate::engine::embedded::files::{self, disk};
 use crate::failure::{Failure, FailureClass};
@@ -22,6 +23,11 @@ fn parts(source: &str) -> (&str, &str, &str) {
     (url, reference, folder)
 }
 
+/// Whether a checksum is a commit's, as long as it goes.
+fn is_start_of(checksum: &str, commit: &str) -> bool {
+    !checksum.is_empty() && commit.starts_with(&checksum.to_ascii_lowercase())
+}
+
 /// What was checked out.
 pub(super) struct Checkout {
     /// The commit.
@@ -31,39 +37,64 @@ pub(super) struct Checkout {
 }
 
 impl Builder<'_> {
-    /// Checks `source` out into the new folder `to`.
+    /// Checks `source` out into the new folder `to`; the flags are those of its ADD.
     ///
     /// # Errors
-    /// Infra where the server can't be reached, a step failure where it has no such thing.
-    pub(super) fn checkout(&self, source: &str, keep_git_dir: bool, to: &Path) -> Result<Checkout, Failure> {
+    /// Infra where the server can't be reached, a step failure where it has no such thing, or another commit than `--checksum` says.
+    pub(super) fn checkout(&self, source: &str, flags: &AddFlags, to: &Path) -> Result<Checkout, Failure> {
         let (url, reference, folder) = parts(source);
         std::fs::create_dir(to).map_err(disk("a Git repository"))?;
         let wanted = if reference.is_empty() { "HEAD" } else { reference };
         self.git(to, source, &["init", "--quiet", "."])?;
+        // addresses of submodules may start from it
+        self.git(to, source, &["remote", "add", "--", "origin", url])?;
         // a server that can't give one commit alone gives all
-        if self.git(to, source, &["fetch", "--quiet", "--depth=1", "--no-tags", url, wanted]).is_err() {
+        let commit = if self.git(to, source, &["fetch", "--quiet", "--depth=1", "--no-tags", "--", url, wanted]).is_ok() {
+            self.commit(to, source, "FETCH_HEAD")?
+        } else {
             self.left()?;
             let heads = ["+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*", "+HEAD:refs/remotes/origin/HEAD"];
-            let fetch = ["fetch", "--quiet", url];
+            let fetch = ["fetch", "--quiet", "--", url];
             self.git(to, source, &fetch.into_iter().chain(heads).collect::<Vec<_>>())?;
-            let found = [format!("refs/remotes/origin/{wanted}"), format!("refs/tags/{wanted}"), wanted.to_owned()];
-            let known = |name: &String| self.git(to, source, &["rev-parse", "--quiet", "--verify", &format!("{name}^{{commit}}")]).is_ok();
-            let name = found.iter().find(|name| known(name));
-            let name = name.ok_or_else(|| Failure::step(format!("`{url}` has no `{wanted}`")))?;
-            self.git(to, source, &["update-ref", "FETCH_HEAD", &format!("{name}^{{commit}}")])?;
+            let branch = wanted.strip_prefix("refs/heads/").unwrap_or(wanted);
+            let names = [format!("refs/remotes/origin/{branch}"), format!("refs/tags/{wanted}"), wanted.to_owned()];
+            let found = names.iter().find_map(|name| self.commit(to, source, name).ok());
+            found.ok_or_else(|| Failure::step(format!("`{url}` has no `{wanted}`")))?
+        };
+        self.git(to, source, &["checkout", "--quiet", "--force", "--detach", &commit])?;
+        if let Some(checksum) = flags.checksum.as_ref().map(|text| text.value.as_str()).filter(|text| !is_start_of(text, &commit)) {
+            return Err(Failure::step(format!("the checksum of `{source}` is not `{checksum}`: its commit is {commit}")));
         }
-        self.git(to, source, &["checkout", "--quiet", "--force", "--detach", "FETCH_HEAD"])?;
         if to.join(".gitmodules").exists() {
-            self.git(to, source, &["submodule", "--quiet", "update", "--init", "--recursive", "--depth=1"])?;
+            let update = ["submodule", "--quiet", "update", "--init", "--recursive"];
+            if self.git(to, source, &[&update[..], &["--depth=1"]].concat()).is_err() {
+                self.left()?;
+                self.git(to, source, &update)?;
+            }
         }
-        let commit = self.git(to, source, &["rev-parse", "HEAD"])?;
         let inside = to.join(folder.trim_matches('/'));
         let is_inside = inside.canonicalize().is_ok_and(|path| to.canonicalize().is_ok_and(|root| path.starts_with(root)));
         if !is_inside || !inside.is_dir() {
             return Err(Failure::step(format!("`{url}` has no folder `{folder}` at `{wanted}`")));
         }
-        tidy(to, !keep_git_dir).map_err(disk("a Git repository"))?;
-        Ok(Checkout { commit: commit.trim().to_owned(), folder: inside })
+        if flags.keep_git_dir {
+            self.settle(to, source)?;
+        }
+        tidy(to, !flags.keep_git_dir).map_err(disk("a Git repository"))?;
+        Ok(Checkout { commit, folder: inside })
+    }
+
+    /// The id of the commit that a name or a tag leads to.
+    fn commit(&self, folder: &Path, source: &str, name: &str) -> Result<String, Failure> {
+        let id = self.git(folder, source, &["rev-parse", "--quiet", "--verify", &format!("{name}^{{commit}}")])?;
+        Ok(id.trim().to_owned())
+    }
+
+    /// Takes out of `.git`, and of those of submodules, what tells of this machine and this moment: an index knows times and inodes.
+    fn settle(&self, folder: &Path, source: &str) -> Result<(), Failure> {
+        const SETTLE: &str = r#"dir=$(git rev-parse --git-dir) && rm -f "$dir/index" "$dir/FETCH_HEAD" && git read-tree HEAD"#;
+        self.git(folder, source, &["-c", &format!("alias.settle=!{SETTLE}"), "settle"])?;
+        self.git(folder, source, &["submodule", "--quiet", "foreach", "--recursive", SETTLE]).map(drop)
     }
 
     /// Runs git; its output. It asks nobody, and no settings but the repository's count.
@@ -72,13 +103,15 @@ impl Builder<'_> {
         let out = tempfile::tempfile().map_err(disk("a Git repository"))?;
         let of = |file: &std::fs::File| file.try_clone().map(Stdio::from).map_err(disk("a Git repository"));
         let mut command = Command::new("git");
-        command.args(["-c", "core.hooksPath=/dev/null", "-c", "protocol.file.allow=never", "-c", "safe.directory=*"]).args(arguments);
+        command.args(["-c", "core.hooksPath=/dev/null", "-c", "protocol.file.allow=never", "-c", "safe.directory=*"]);
+        command.args(["-c", "core.logAllRefUpdates=false"]).args(arguments);
         command.current_dir(folder).stdin(Stdio::null()).stdout(of(&out)?).stderr(of(&log)?);
         for name in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_CONFIG_PARAMETERS", "GIT_ASKPASS", "SSH_ASKPASS"] {
             command.env_remove(name);
         }
         command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_TERMINAL_PROMPT", "0").env("LC_ALL", "C");
-        command.env("GIT_SSH_COMMAND", "ssh -o BatchMode=yes");
+        // no templates of this machine
+        command.env("GIT_TEMPLATE_DIR", "").env("GIT_SSH_COMMAND", "ssh -o BatchMode=yes");
         command.envs(crate::engine::words::proxy_variables(self.request.proxies));
         if let Some(agent) = self.request.ssh.get("default") {
             command.env("SSH_AUTH_SOCK", agent);
@@ -136,7 +169,7 @@ fn tidy(path: &Path, drop_git_dir: bool) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::parts;
+    use super::{is_start_of, parts};
 
     #[test]
     fn a_source_has_three_parts() {
@@ -144,5 +177,20 @@ mod tests {
         assert_eq!(parts("https://h/a.git#v1"), ("https://h/a.git", "v1", ""));
         assert_eq!(parts("git@h:a/b.git#v1:sub/dir"), ("git@h:a/b.git", "v1", "sub/dir"));
         assert_eq!(parts("git@h:a/b.git#:sub"), ("git@h:a/b.git", "", "sub"));
+    }
+
+    #[test]
+    fn a_checksum_is_a_commit_or_its_start() {
+        let commit = "818a4ddf0d6ebce5715b263879a11a69cf0a8617";
+        for (checksum, is) in [
+            (commit, true),
+            ("8", true),
+            ("818A4DDF", true),
+            ("", false),
+            ("18a", false),
+            ("818a4ddf0d6ebce5715b263879a11a69cf0a86170", false),
+        ] {
+            assert_eq!(is_start_of(checksum, commit), is, "{checksum}");
+        }
     }
 }

@@ -3,6 +3,13 @@
 /// Rises when the same instruction on the same layers would make another layer.
 const VERSION: &str = "igraph instruction 2";
 
+/// The key of bringing in a root file system, which is an instruction on nothing.
+pub(in crate::engine::embedded) fn rootfs_key(key: &crate::digest::Key) -> blake3::Hash {
+    let mut hasher = KeyHasher::new("rootfs");
+    hasher.bytes(key.as_bytes());
+    hasher.finish()
+}
+
 /// Hashes texts so that no two lists give the same bytes.
 pub(super) struct KeyHasher(blake3::Hasher);
 

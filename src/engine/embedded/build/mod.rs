@@ -18,8 +18,9 @@ mod tree;
 mod users;
 
 pub(super) use git::git_is_here;
+pub(super) use key::rootfs_key;
 pub(super) use place::new_upper;
-pub(super) use run::{Log, failed, lent, not_run, spec};
+pub(super) use run::{Log, explained, failed, lent, not_run, spec};
 pub(super) use stage::Environment;
 pub(super) use users::user;
 

@@ -20,7 +20,7 @@ use crate::engine::Output;
 use crate::engine::classify::{classify, ignored_index_failure};
 use crate::engine::embedded::files::{self, disk};
 use crate::engine::embedded::layer::view::{View, clean};
-use crate::engine::embedded::sandbox::{self, Ended, Listener, Program, Spec, What};
+use crate::engine::embedded::sandbox::{self, Ended, Host, Listener, Program, Spec, What};
 use crate::engine::embedded::store::Work;
 use crate::engine::words::proxy_variables;
 use crate::event::Stream;
@@ -68,6 +68,15 @@ pub(in crate::engine::embedded) fn failed(what: &str, code: i64, log: &VecDeque<
     failure.exit_code(code)
 }
 
+/// By chroot a step without a network lacks even the loopback that others have: said where its log looks like that.
+pub(in crate::engine::embedded) fn explained(failure: Failure, host: &Host, spec: &Spec, log: &VecDeque<String>) -> Failure {
+    let signs = ["EAFNOSUPPORT", "Address family not supported"];
+    let told = host.root == sandbox::Root::Chroot && spec.isolated && log.iter().any(|line| signs.iter().any(|sign| line.contains(sign)));
+    let hint = "without a network there is no loopback either where steps run by chroot: let it have `network: \"host\"`, or run igraph in a \
+                container that allows namespaces (`igraph doctor` says how)";
+    if told && failure.hint.is_none() { failure.hint(hint) } else { failure }
+}
+
 /// What a program that can't be executed is told as.
 pub(in crate::engine::embedded) fn not_run(program: &str, errno: i32) -> Failure {
     let why = match errno {
@@ -95,11 +104,12 @@ pub(in crate::engine::embedded) fn lent() -> Vec<sandbox::Mount> {
 /// The folders of a sandbox within `work`, whose upper folder is there already.
 pub(in crate::engine::embedded) fn spec(layers: std::path::PathBuf, mut lower: Vec<String>, work: &Work) -> Result<Spec, Failure> {
     let name = work.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
-    for folder in ["work", "merged", "memory", "empty"] {
-        std::fs::create_dir(work.path().join(folder)).map_err(disk("a sandbox"))?;
-    }
+    let make = |folder: &str| std::fs::create_dir(work.path().join(folder)).map_err(disk("a sandbox"));
     let folder = |folder: &str| format!("../work/{name}/{folder}");
+    make("work")?;
+    make("memory")?;
     if lower.is_empty() {
+        make("empty")?;
         lower.push(folder("empty"));
     }
     Ok(Spec {
@@ -200,7 +210,9 @@ impl Builder<'_> {
         let ran = sandbox::run(self.host, &spec, &upper, &self.left()?, &mut log)?;
         match ran.ended.first() {
             Some(Ended::Code(0)) => {}
-            Some(Ended::Code(code)) => return Err(failed(&format!("exit {code}"), *code, &log.kept)),
+            Some(Ended::Code(code)) => {
+                return Err(explained(failed(&format!("exit {code}"), *code, &log.kept), self.host, &spec, &log.kept));
+            }
             Some(Ended::NotRun(errno)) => return Err(not_run(program.argv.first().map_or("", String::as_str), *errno)),
             None => return Err(Failure::infra("the sandbox ended before it said how")),
         }
@@ -289,6 +301,7 @@ impl Builder<'_> {
     ) -> Result<(), Failure> {
         let target = || mount.target.as_deref().map(|target| state.image.absolute(target));
         let needed = || Failure::step("a mount has no target");
+        let inner = || clean(Path::new(mount.source.as_deref().unwrap_or(""))).to_string_lossy().into_owned();
         let place = work.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
         let folder = |kind: &str| -> Result<String, Failure> {
             std::fs::create_dir(work.path().join(format!("{kind}{number}"))).map_err(disk("a mount"))?;
@@ -311,14 +324,14 @@ impl Builder<'_> {
                 // two at least, where nothing is written to
                 lower.push(folder("none")?);
                 let upper = if mount.read_only { None } else { Some((folder("upper")?, folder("overlay")?)) };
-                let at = clean(std::path::Path::new(mount.source.as_deref().unwrap_or(""))).to_string_lossy().into_owned();
-                let what = What::Stack { lower, upper, at, folder: folder("bind")? };
+                let what = What::Stack { lower, upper, at: inner(), folder: folder("bind")? };
                 spec.mounts.push(sandbox::Mount { target: target().ok_or_else(needed)?, what, read_only: mount.read_only });
             }
             MountKind::Cache => {
                 let target = target().ok_or_else(needed)?;
-                let path = self.cache_folder(mount, &target, from, held)?;
-                spec.mounts.push(sandbox::Mount { target, what: What::Host(path), read_only: mount.read_only });
+                let (path, at) = self.cache_folder(mount, &target, from, held)?;
+                let what = if at.is_empty() { What::Host(path) } else { What::Within(path, at) };
+                spec.mounts.push(sandbox::Mount { target, what, read_only: mount.read_only });
             }
             MountKind::Secret => {
                 let id = mount.effective_id();

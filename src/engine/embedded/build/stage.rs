@@ -73,6 +73,11 @@ impl<'a> Builder<'a> {
             if ready.is_empty() {
                 return Err(Failure::infra("stages that wait for each other"));
             }
+            // most Dockerfiles have one stage, or stages that wait for each other: those need no thread
+            if let [only] = ready[..] {
+                self.stage(only)?;
+                continue;
+            }
             std::thread::scope(|scope| {
                 let running: Vec<_> = ready.iter().map(|stage| scope.spawn(|| self.stage(stage))).collect();
                 let ended: Vec<Result<(), Failure>> =
@@ -188,6 +193,9 @@ impl<'a> Builder<'a> {
                     }
                 });
                 let mut by = name.to_owned();
+                if transfer.parents {
+                    by.push_str(" --parents");
+                }
                 for (flag, value) in [("chown", &transfer.chown), ("chmod", &transfer.chmod)] {
                     by.extend(value.iter().map(|value| format!(" --{flag}={}", value.value)));
                 }

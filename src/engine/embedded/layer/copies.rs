@@ -10,6 +10,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::sys::stat::SFlag;
+use rayon::iter::{IntoParallelIterator as _, ParallelIterator as _};
 
 use super::view::{Spot, View};
 use crate::engine::embedded::files;
@@ -36,7 +37,7 @@ fn mark(metadata: &Metadata) -> Mark {
 /// Of the disk.
 pub(in crate::engine::embedded) fn copy(view: &View, root: &Path) -> io::Result<()> {
     let Some(spot) = view.root()? else { return Ok(()) };
-    copy_folder(&spot, root, Path::new(""), &mut HashMap::new())
+    copy_tree(&spot, root, Path::new(""))
 }
 
 /// Copies what a path of `view` leads to, to `to`, which does not exist; `false` where there is nothing.
@@ -48,35 +49,72 @@ pub(in crate::engine::embedded) fn copy_path(view: &View, path: &Path, to: &Path
     if spot.is_folder() {
         std::fs::create_dir(to)?;
         // below a root, the names of its own folders mean nothing
-        copy_folder(&spot, to, Path::new("/"), &mut HashMap::new())?;
+        copy_tree(&spot, to, Path::new("/"))?;
     } else {
         copy_leaf(&spot.path, &spot.metadata, to)?;
     }
     Ok(true)
 }
 
-fn copy_folder(folder: &Spot, to: &Path, relative: &Path, links: &mut HashMap<(u64, u64), PathBuf>) -> io::Result<()> {
-    if !OWN.iter().any(|own| relative == Path::new(own)) {
+/// So many files are copied at once, at the most: what is known of them waits in memory.
+const AT_ONCE: usize = 4096;
+
+/// What a walk finds, and does in an order in which folders keep their times.
+#[derive(Default)]
+struct Copying {
+    /// Files, on their way to where they are copied: by several threads.
+    leaves: Vec<(Spot, PathBuf)>,
+    /// First path of each file with several names, and the others.
+    first: HashMap<(u64, u64), PathBuf>,
+    links: Vec<(PathBuf, PathBuf)>,
+    /// Folders, inner after outer.
+    folders: Vec<(Spot, PathBuf)>,
+}
+
+fn copy_tree(folder: &Spot, to: &Path, relative: &Path) -> io::Result<()> {
+    let mut copying = Copying::default();
+    copying.walk(folder, to, relative)?;
+    copying.copy_leaves()?;
+    for (first, to) in &copying.links {
+        std::fs::hard_link(first, to)?;
+    }
+    copying.folders.iter().rev().try_for_each(|(spot, to)| files::copy_folder_metadata(to, &spot.metadata, &spot.path))
+}
+
+impl Copying {
+    fn walk(&mut self, folder: &Spot, to: &Path, relative: &Path) -> io::Result<()> {
+        self.folders.push((folder.clone(), to.to_owned()));
+        if OWN.iter().any(|own| relative == Path::new(own)) {
+            return Ok(());
+        }
         for name in View::names(folder)? {
             let Some(spot) = View::child(folder, &name)? else { continue };
             let to = to.join(&name);
             if spot.is_folder() {
                 std::fs::create_dir(&to)?;
-                copy_folder(&spot, &to, &relative.join(&name), links)?;
+                self.walk(&spot, &to, &relative.join(&name))?;
                 continue;
             }
             if spot.metadata.nlink() > 1 {
                 let inode = (spot.metadata.dev(), spot.metadata.ino());
-                if let Some(first) = links.get(&inode) {
-                    std::fs::hard_link(first, &to)?;
+                if let Some(first) = self.first.get(&inode) {
+                    self.links.push((first.clone(), to));
                     continue;
                 }
-                links.insert(inode, to.clone());
+                self.first.insert(inode, to.clone());
             }
-            copy_leaf(&spot.path, &spot.metadata, &to)?;
+            self.leaves.push((spot, to));
+            if self.leaves.len() == AT_ONCE {
+                self.copy_leaves()?;
+            }
         }
+        Ok(())
     }
-    files::copy_folder_metadata(to, &folder.metadata, &folder.path)
+
+    fn copy_leaves(&mut self) -> io::Result<()> {
+        let leaves = std::mem::take(&mut self.leaves);
+        leaves.into_par_iter().try_for_each(|(spot, to)| copy_leaf(&spot.path, &spot.metadata, &to))
+    }
 }
 
 fn copy_leaf(from: &Path, metadata: &Metadata, to: &Path) -> io::Result<()> {

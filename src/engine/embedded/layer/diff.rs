@@ -341,3 +341,27 @@ impl Writer<'_> {
         self.pad(size)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In a layer such a name says that another is gone: whoever unpacks it would remove `x`.
+    #[test]
+    fn names_that_mean_something_else_in_a_layer_are_refused() {
+        for path in [".wh.x", ".wh.", ".wh..wh..opq", "a/.wh.x", "a/.wh.b/c"] {
+            let upper = tempfile::tempdir().unwrap();
+            let file = upper.path().join(path);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(&file, "").unwrap();
+            let refused = changes(upper.path(), &View::new(Vec::new()), 0).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::InvalidInput, "{path}");
+            assert!(refused.to_string().contains("can't be in an image"), "{path}: {refused}");
+        }
+        let upper = tempfile::tempdir().unwrap();
+        for name in ["wh.x", ".wh", ".whx", "x.wh.x"] {
+            std::fs::write(upper.path().join(name), "").unwrap();
+        }
+        assert_eq!(changes(upper.path(), &View::new(Vec::new()), 0).unwrap().items.len(), 4);
+    }
+}

@@ -249,6 +249,15 @@ impl<R: Read> Entries<R> {
                 .chunks_exact(2)
                 .map(|pair| (pair[0], pair[1]))
                 .collect();
+        } else if number("GNU.sparse.numblocks").is_some() {
+            // PAX sparse 0.0 says the same keys again and again
+            let all = |key: &str| -> Option<Vec<u64>> {
+                let values = pax.iter().filter(|(name, _)| name == key);
+                values.map(|(_, value)| std::str::from_utf8(value).ok()?.parse().ok()).collect()
+            };
+            let found = all("GNU.sparse.offset").zip(all("GNU.sparse.numbytes"));
+            let (offsets, lengths) = found.ok_or_else(|| broken("a sparse map is no list of numbers"))?;
+            pieces = offsets.into_iter().zip(lengths).collect();
         }
         let total = pieces.iter().try_fold(0_u64, |sum, (_, length)| sum.checked_add(*length));
         let inside = pieces.iter().all(|(offset, length)| offset.checked_add(*length).is_some_and(|end| end <= size));
@@ -285,7 +294,12 @@ impl<R: Read> Entries<R> {
         };
         gnu.sparse.iter().try_for_each(&mut take)?;
         let mut extended = gnu.is_extended();
+        let mut read = 0;
         while extended {
+            read += BLOCK;
+            if read > LONGEST_EXTENSION {
+                return Err(broken("a sparse map has no end"));
+            }
             let block = self.block(tee)?.ok_or_else(|| broken("it ends within a sparse map"))?;
             let mut more = tar::GnuExtSparseHeader::new();
             more.as_mut_bytes().copy_from_slice(&block);
@@ -363,7 +377,10 @@ fn records(bytes: &[u8]) -> io::Result<Vec<(String, Vec<u8>)>> {
 
 #[cfg(test)]
 mod tests {
+    use nix::time::{ClockId, clock_gettime};
+
     use super::*;
+    use crate::engine::embedded::layer::diff::record;
 
     /// A header with its content.
     fn part(kind: u8, content: &[u8]) -> Vec<u8> {
@@ -394,6 +411,44 @@ mod tests {
             let message = first(&tar).unwrap_err().to_string();
             assert!(message.contains(said), "{message}");
         }
+    }
+
+    /// As long as they may be; each number was once looked for from the start.
+    #[test]
+    fn long_sparse_maps_take_their_length_in_time() {
+        const COUNT: usize = 500_000;
+        let used = || std::time::Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap());
+        let mut map = format!("{COUNT}\n").into_bytes();
+        map.extend(b"1\n0\n".repeat(COUNT));
+        let list = record(b"GNU.sparse.map", "1,0,".repeat(COUNT).trim_end_matches(',').as_bytes());
+        let (size, version) = (record(b"GNU.sparse.realsize", b"1"), record(b"GNU.sparse.major", b"1"));
+        map.resize(map.len().next_multiple_of(512), 0);
+        for tar in [
+            [part(b'x', &[version, size.clone()].concat()), part(b'0', &map)].concat(),
+            [part(b'x', &[size, list].concat()), part(b'0', b"")].concat(),
+        ] {
+            let before = used();
+            assert_eq!(first(&tar).unwrap().unwrap().pieces, vec![(1, 0); COUNT]);
+            assert!(used() - before < std::time::Duration::from_secs(10), "{:?}", used() - before);
+        }
+    }
+
+    #[test]
+    fn a_sparse_map_that_is_said_piece_by_piece() {
+        let records: Vec<Vec<u8>> = [
+            ("GNU.sparse.size", "900"),
+            ("GNU.sparse.numblocks", "2"),
+            ("GNU.sparse.offset", "0"),
+            ("GNU.sparse.numbytes", "1"),
+            ("GNU.sparse.offset", "700"),
+            ("GNU.sparse.numbytes", "2"),
+        ]
+        .map(|(key, value)| record(key.as_bytes(), value.as_bytes()))
+        .into();
+        let entry = first(&[part(b'x', &records.concat()), part(b'0', b"abc")].concat()).unwrap().unwrap();
+        assert_eq!((entry.size, entry.pieces), (900, vec![(0, 1), (700, 2)]));
+        let broken = [part(b'x', &records[..5].concat()), part(b'0', b"abc")].concat();
+        assert!(first(&broken).unwrap_err().to_string().contains("does not fit it"));
     }
 
     #[test]

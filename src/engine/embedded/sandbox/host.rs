@@ -1,5 +1,5 @@
-//! What this machine and this user let the engine do: how steps are kept apart, and what their root is made of. Tried once, when the
-//! engine is opened, the best first. Knows no image.
+//! What this machine and this user let the engine do: how steps are kept apart, and what their root is made of. Tried when the engine is
+//! opened, the best first; that the best works is remembered beside the store as long as all is as it was. Knows no image.
 
 use std::path::{Path, PathBuf};
 
@@ -17,6 +17,9 @@ const SYS_ADMIN: u64 = 1 << 21;
 /// Says in a store what its layers can be used for; beside them.
 const FORM: &str = "form";
 
+/// Says in a store under which circumstances the best way was found to work.
+const TRIED: &str = "tried";
+
 /// How steps run here.
 #[derive(Clone, Debug)]
 pub(in crate::engine::embedded) struct Host {
@@ -26,22 +29,43 @@ pub(in crate::engine::embedded) struct Host {
     pub root: Root,
     /// Why it is not better, if it is not the best.
     pub lacks: Vec<Advice>,
+    /// Where it is remembered.
+    tried: PathBuf,
 }
 
 impl Host {
+    /// What was found out before, where that still holds.
+    ///
+    /// # Errors
+    /// Infra, never retried, where the store is of another kind.
+    pub fn remembered(runner: &Path, store: &Path) -> Result<Option<Self>, Failure> {
+        let (tried, now) = (store.join(TRIED), circumstances(store));
+        if now.is_none() || std::fs::read_to_string(&tried).ok() != now {
+            return Ok(None);
+        }
+        claim(store, form(Root::Overlay))?;
+        Ok(Some(Self { runner: runner.to_owned(), root: Root::Overlay, lacks: Vec::new(), tried }))
+    }
+
     /// Finds out what works with the store at `store`; `work` is an empty folder in it.
     ///
     /// # Errors
     /// Infra, never retried, where nothing works, or the store is of another kind.
     pub fn find(runner: PathBuf, store: &Path, work: &Path) -> Result<Self, Failure> {
         let (root, lacks) = find(&runner, store, work)?;
-        let form = match root {
-            Root::Overlay if files::is_machine_root() => "overlay",
-            Root::Overlay => "overlay of a user namespace",
-            Root::Copied | Root::Chroot => "copies",
-        };
-        claim(store, form)?;
-        Ok(Self { runner, root, lacks })
+        claim(store, form(root))?;
+        let host = Self { runner, root, lacks, tried: store.join(TRIED) };
+        match circumstances(store).filter(|_| root == Root::Overlay) {
+            // where it can't be written, it is tried again each time
+            Some(now) => drop(std::fs::write(&host.tried, now)),
+            None => host.forget(),
+        }
+        Ok(host)
+    }
+
+    /// A sandbox could not be made, or did not end as it should: what works is found out anew the next time.
+    pub fn forget(&self) {
+        let _ = std::fs::remove_file(&self.tried);
     }
 
     /// In a few words.
@@ -59,6 +83,34 @@ impl Host {
             }
         }
     }
+}
+
+/// What the layers of a store are made for.
+fn form(root: Root) -> &'static str {
+    match root {
+        Root::Overlay if files::is_machine_root() => "overlay",
+        Root::Overlay => "overlay of a user namespace",
+        Root::Copied | Root::Chroot => "copies",
+    }
+}
+
+/// What decides what a process may do, as far as the kernel tells: the machine's start, namespaces, user, rights, filter, profile, and the
+/// file system of the store.
+fn circumstances(store: &Path) -> Option<String> {
+    use std::os::unix::fs::MetadataExt;
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let mut text = format!("{} {}\n", env!("CARGO_PKG_VERSION"), boot.trim());
+    for namespace in ["user", "mnt", "pid", "net"] {
+        text.push_str(&format!("{}\n", std::fs::read_link(format!("/proc/self/ns/{namespace}")).ok()?.display()));
+    }
+    for line in status.lines().filter(|line| ["Uid", "Gid", "Cap", "NoNewPrivs", "Seccomp"].iter().any(|name| line.starts_with(name))) {
+        text.push_str(line);
+        text.push('\n');
+    }
+    let profile = std::fs::read_to_string("/proc/self/attr/current").unwrap_or_default();
+    text.push_str(&format!("{}\n{}\n", profile.trim_end_matches('\0').trim(), store.metadata().ok()?.dev()));
+    Some(text)
 }
 
 fn find(runner: &Path, store: &Path, work: &Path) -> Result<(Root, Vec<Advice>), Failure> {
@@ -116,7 +168,8 @@ fn explain(root: Root, what: &str, errno: i32, store: &Path) -> Advice {
 }
 
 fn form_of(store: &Path) -> Option<String> {
-    std::fs::read_to_string(store.join(FORM)).ok().map(|text| text.trim().to_owned())
+    // an empty one was made a moment before the power failed
+    std::fs::read_to_string(store.join(FORM)).ok().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
 }
 
 /// Layers that were unpacked for one way are wrong for another: marks and owners differ.

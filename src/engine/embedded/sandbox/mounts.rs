@@ -39,15 +39,22 @@ pub(super) const LINKS: [(&str, &str); 6] = [
 pub(super) fn mount_all(spec: &Spec) -> Result<Vec<PathBuf>, Broken> {
     mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).map_err(broken("make mounts private"))?;
     nix::unistd::chdir(&spec.layers).map_err(broken("enter the store"))?;
-    match spec.root {
-        Root::Overlay => overlay(&spec.lower, Some((&spec.upper, &spec.work)), Path::new(&spec.merged))?,
-        Root::Copied | Root::Chroot => {
-            mount(Some(spec.merged.as_str()), spec.merged.as_str(), NONE, MsFlags::MS_BIND, NONE).map_err(broken("bind the root"))?;
-        }
-    }
     mount(Some("memory"), spec.memory.as_str(), Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=0700"))
         .map_err(broken("mount memory"))?;
-    let mut inside = Inside::open_root(Path::new(&spec.merged))?;
+    let root = match spec.root {
+        Root::Overlay => {
+            // a folder that no disk has to make and to remove
+            let root = Path::new(&spec.memory).join("root");
+            std::fs::create_dir(&root).map_err(broken("make the root"))?;
+            overlay(&spec.lower, Some((&spec.upper, &spec.work)), &root)?;
+            root
+        }
+        Root::Copied | Root::Chroot => {
+            mount(Some(spec.merged.as_str()), spec.merged.as_str(), NONE, MsFlags::MS_BIND, NONE).map_err(broken("bind the root"))?;
+            PathBuf::from(&spec.merged)
+        }
+    };
+    let mut inside = Inside::open_root(&root)?;
     let proc = inside.target(Path::new("/proc"), true)?;
     if !files::is_machine_root() {
         // within a user namespace a new /proc may be mounted only beside one that shows as much
@@ -168,6 +175,18 @@ pub(super) fn freeze(path: &str) {
     }
 }
 
+/// Opens what a path leads to within a folder, which no link leaves.
+fn within(folder: &Path, at: &str, target: &str) -> Result<OwnedFd, Broken> {
+    let what = || format!("open `{at}` for the mount at `{target}`");
+    let root = nix::fcntl::open(folder, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).map_err(broken(what()))?;
+    openat2(&root, if at.is_empty() { "." } else { at }, in_root(OFlag::O_PATH)).map_err(broken(what()))
+}
+
+/// As [`within`], its real path.
+pub(super) fn real_within(folder: &Path, at: &str, target: &str) -> Result<PathBuf, Broken> {
+    within(folder, at, target).map(|fd| link_of(&fd))
+}
+
 /// A root seen from outside: no path in it leads out of it.
 pub(super) struct Inside {
     root: OwnedFd,
@@ -280,6 +299,7 @@ impl Inside {
                     .map_err(broken(what()));
             }
             What::Host(path) => nix::fcntl::open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).map_err(broken(what()))?,
+            What::Within(folder, at) => within(folder, at, &wanted.target)?,
             What::Content { bytes, mode, uid, gid } => {
                 let path = Path::new(&spec.memory).join(number.to_string());
                 let write = || -> std::io::Result<()> {
@@ -292,10 +312,7 @@ impl Inside {
             }
             What::Stack { lower, upper, at, folder } => {
                 overlay(lower, upper.as_ref().map(|(upper, work)| (upper.as_str(), work.as_str())), Path::new(folder))?;
-                let root = nix::fcntl::open(Path::new(folder), OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
-                let root = root.map_err(broken(what()))?;
-                let at = if at.is_empty() { "." } else { at.as_str() };
-                openat2(&root, at, in_root(OFlag::O_PATH)).map_err(broken(format!("open `{at}` for the mount at `{}`", wanted.target)))?
+                within(Path::new(folder), at, &wanted.target)?
             }
         };
         let is_folder = Path::new(&own(&source)).metadata().map_err(broken(what()))?.is_dir();

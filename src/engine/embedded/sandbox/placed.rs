@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::stat::SFlag;
 
 use super::child::Broken;
-use super::mounts::{DEVICES, Inside, LINKS};
+use super::mounts::{DEVICES, Inside, LINKS, real_within};
 use super::spec::{Spec, What};
 use crate::engine::embedded::files;
 
@@ -52,10 +52,15 @@ fn put_all(spec: &Spec, aside: &Path, inside: &mut Inside, placement: &mut Place
     devices(&dev).map_err(failed("make devices"))?;
     for (number, mount) in spec.mounts.iter().enumerate() {
         let what = format!("put something at `{}`", mount.target);
+        let source = match &mount.what {
+            What::Host(path) => Some(path.clone()),
+            What::Within(folder, at) => Some(real_within(folder, at, &mount.target)?),
+            What::Memory(_) | What::Content { .. } | What::Stack { .. } => None,
+        };
         let is_folder = match &mount.what {
             What::Memory(_) => true,
             What::Content { .. } => false,
-            What::Host(path) => path.is_dir(),
+            What::Host(_) | What::Within(..) => source.as_ref().is_some_and(|path| path.is_dir()),
             What::Stack { .. } => return Err((format!("{what}: it was not copied"), libc::EINVAL)),
         };
         let at = inside.real_target(Path::new(&mount.target), is_folder)?;
@@ -68,12 +73,13 @@ fn put_all(spec: &Spec, aside: &Path, inside: &mut Inside, placement: &mut Place
             What::Content { bytes, mode, uid, gid } => {
                 std::fs::write(&at, bytes).and_then(|()| files::set_owner(&at, *uid, *gid)).and_then(|()| files::set_mode(&at, *mode))
             }
-            What::Host(path) => std::fs::rename(path, &at).map(|()| {
-                if let Some(placed) = placement.placed.last_mut() {
-                    placed.back = Some(path.clone());
-                }
+            What::Host(_) | What::Within(..) | What::Stack { .. } => source.map_or(Ok(()), |path| {
+                std::fs::rename(&path, &at).map(|()| {
+                    if let Some(placed) = placement.placed.last_mut() {
+                        placed.back = Some(path);
+                    }
+                })
             }),
-            What::Stack { .. } => Ok(()),
         };
         put.map_err(failed(&what))?;
         super::mounts::restore_times(&folder, &times);

@@ -57,10 +57,11 @@ pub(in crate::engine::embedded) fn run(
     attempt: &Attempt<'_>,
     listener: &mut dyn Listener,
 ) -> Result<Ran, Failure> {
-    if host.root == Root::Overlay {
-        return start(&host.runner, spec, upper, attempt, listener);
-    }
-    on_copy(host, spec, upper, attempt, listener)
+    let ran = match host.root {
+        Root::Overlay => start(&host.runner, spec, upper, attempt, listener),
+        Root::Copied | Root::Chroot => on_copy(host, spec, upper, attempt, listener),
+    };
+    ran.inspect_err(|_| host.forget())
 }
 
 /// Runs a sandbox on a copy of its layers. What it changes comes to the upper folder as if overlayfs had been there.
@@ -68,9 +69,12 @@ fn on_copy(host: &Host, spec: &Spec, upper: &Path, attempt: &Attempt<'_>, listen
     let copying = |error| disk("copying the layers")(error);
     let absolute = |folders: &[String]| View::new(folders.iter().map(|folder| spec.layers.join(folder)).collect());
     let view = absolute(&spec.lower);
-    let root = spec.layers.join(&spec.merged).canonicalize().map_err(copying)?;
+    let root = spec.layers.join(&spec.merged);
+    std::fs::create_dir(&root).map_err(copying)?;
+    let root = root.canonicalize().map_err(copying)?;
     copies::copy(&view, &root).map_err(copying)?;
-    let copied = copies::Copied::remember(&root).map_err(copying)?;
+    // of what is thrown away nobody asks what became of it
+    let copied = if spec.throwaway { None } else { Some(copies::Copied::remember(&root).map_err(copying)?) };
     let mut spec = Spec { root: host.root, ..spec.clone() };
     for mount in &mut spec.mounts {
         if let What::Stack { lower, at, folder, .. } = &mount.what {
@@ -90,7 +94,7 @@ fn on_copy(host: &Host, spec: &Spec, upper: &Path, attempt: &Attempt<'_>, listen
         placement.take_out().map_err(copying)?;
     }
     let ran = ran?;
-    if !spec.throwaway {
+    if let Some(copied) = copied {
         copied.changes(&view, upper).map_err(disk("reading what a step changed"))?;
     }
     files::remove(&root).map_err(copying)?;

@@ -34,7 +34,7 @@ pub(in crate::engine::embedded) struct Spec {
     pub upper: String,
     /// overlayfs's own, empty, beside `upper`.
     pub work: String,
-    /// An empty folder where the root is put together.
+    /// Where a copy of the layers is put together; made when there is one.
     pub merged: String,
     /// An empty folder for what must not reach a disk.
     pub memory: String,
@@ -65,6 +65,8 @@ pub(in crate::engine::embedded) struct Mount {
 pub(in crate::engine::embedded) enum What {
     /// A file or folder of the machine.
     Host(PathBuf),
+    /// A path within a folder of the machine; links lead nowhere but into it.
+    Within(PathBuf, String),
     /// A path within stacked folders; what is written goes to the upper and work folders, if any.
     Stack { lower: Vec<String>, upper: Option<(String, String)>, at: String, folder: String },
     /// Memory, of so many bytes at most.

@@ -1,5 +1,6 @@
 //! Collecting: images that no record needs, then layers that no image and no cache entry needs, then the caches themselves, what was
-//! of no use for longest first, until age and size are within their limits.
+//! of no use for longest first, until age and size are within their limits. Of what is younger than the age, packed layers go first: they
+//! are the cheapest to make again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
@@ -7,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::folder::Store;
+use super::packed::PackedPiece;
 use crate::digest::{Digest, ImageId};
 use crate::engine::embedded::files::{self, disk};
 use crate::engine::{Collected, Limits};
@@ -22,6 +24,18 @@ enum Saver {
     Instruction(Option<String>),
     /// The folder of a cache mount, with its size.
     Mount(PathBuf, u64),
+    /// A packed layer, with its size.
+    Packed(PathBuf, u64),
+}
+
+impl Saver {
+    /// What removing it alone frees.
+    fn own_size(&self) -> u64 {
+        match self {
+            Self::Mount(_, size) | Self::Packed(_, size) => *size,
+            Self::Instruction(_) => 0,
+        }
+    }
 }
 
 struct Piece {
@@ -29,6 +43,11 @@ struct Piece {
     used: i64,
     path: PathBuf,
     saver: Saver,
+}
+
+/// When the file that says so was last touched, seconds.
+fn last_use(path: &Path) -> Result<i64, Failure> {
+    files::stat(path).map(|found| found.map_or(0, |metadata| metadata.mtime())).map_err(disk("the store"))
 }
 
 impl Store {
@@ -66,17 +85,22 @@ impl Store {
         }
         let mut dropped: BTreeSet<&String> = sizes.keys().filter(|name| !needed.contains_key(*name)).collect();
         let mut total: u64 = sizes.iter().filter(|(name, _)| !dropped.contains(name)).map(|(_, size)| size).sum();
-        total += pieces.iter().map(|piece| if let Saver::Mount(_, size) = piece.saver { size } else { 0 }).sum::<u64>();
+        let diff_ids = sizes.keys().filter(|name| !dropped.contains(name)).filter_map(|name| self.diff_id(name)).collect();
+        pieces.extend(self.packed_savers(&diff_ids)?);
+        total += pieces.iter().map(|piece| piece.saver.own_size()).sum::<u64>();
         collected.bytes = dropped.iter().map(|name| sizes[*name]).sum();
-        pieces.sort_by(|one, other| (one.used, &one.path).cmp(&(other.used, &other.path)));
         let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_REALTIME).map_or(0, |now| now.tv_sec());
         let oldest = now.saturating_sub(i64::try_from(limits.age.unwrap_or(CACHE_AGE).as_secs()).unwrap_or(i64::MAX));
+        pieces.sort_by_cached_key(|piece| {
+            let young = piece.used >= oldest;
+            (young, young && !matches!(piece.saver, Saver::Packed(..)), piece.used, piece.path.clone())
+        });
         for piece in pieces {
             if piece.used >= oldest && limits.size.is_none_or(|most| total <= most) {
                 break;
             }
             let freed = match &piece.saver {
-                Saver::Mount(_, size) => {
+                Saver::Mount(_, size) | Saver::Packed(_, size) => {
                     collected.cached += 1;
                     *size
                 }
@@ -113,11 +137,26 @@ impl Store {
 
     fn drop_piece(&self, piece: &Piece) -> Result<(), Failure> {
         let removing = |error| disk(format!("removing `{}`", piece.path.display()))(error);
-        if let Saver::Mount(folder, _) = &piece.saver {
-            let trash = self.work()?;
-            std::fs::rename(folder, trash.path().join("old")).map_err(removing)?;
+        match &piece.saver {
+            Saver::Mount(folder, _) => {
+                let trash = self.work()?;
+                std::fs::rename(folder, trash.path().join("old")).map_err(removing)?;
+            }
+            // first what says that it is there
+            Saver::Packed(blob, _) => return files::remove(&piece.path).and_then(|()| files::remove(blob)).map_err(removing),
+            Saver::Instruction(_) => {}
         }
         files::remove(&piece.path).map_err(removing)
+    }
+
+    /// Packed layers; those whose layer is not in `diff_ids` are of no use any more.
+    fn packed_savers(&self, diff_ids: &BTreeSet<Digest>) -> Result<Vec<Piece>, Failure> {
+        let saver = |piece: PackedPiece| {
+            let of_use = piece.diff_id.is_some_and(|diff_id| diff_ids.contains(&diff_id));
+            let used = if of_use { last_use(&piece.record)? } else { i64::MIN };
+            Ok(Piece { used, path: piece.record, saver: Saver::Packed(piece.blob, piece.size) })
+        };
+        self.packed_pieces()?.into_iter().map(saver).collect()
     }
 
     /// All layers, with what each takes.
@@ -142,13 +181,12 @@ impl Store {
     /// What is kept only to save work.
     fn pieces(&self) -> Result<Vec<Piece>, Failure> {
         let mut pieces = Vec::new();
-        let used = |path: &Path| files::stat(path).map(|found| found.map_or(0, |metadata| metadata.mtime())).map_err(disk("the store"));
         let cache = self.root.join("cache");
         for name in files::names(&cache).map_err(disk("the store"))? {
             let path = cache.join(name);
             let made = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Option<Digest>>(&bytes).ok());
             let layer = made.flatten().and_then(|diff_id| self.layer(&[diff_id]));
-            pieces.push(Piece { used: used(&path)?, path, saver: Saver::Instruction(layer) });
+            pieces.push(Piece { used: last_use(&path)?, path, saver: Saver::Instruction(layer) });
         }
         let mounts = self.root.join("caches");
         for name in files::names(&mounts).map_err(disk("the store"))? {
@@ -156,7 +194,7 @@ impl Store {
             if folder.is_dir() {
                 let mark = mounts.join(format!("{}.used", name.to_string_lossy()));
                 let size = files::size(&folder).map_err(disk("the store"))?;
-                pieces.push(Piece { used: used(&mark)?, path: mark, saver: Saver::Mount(folder, size) });
+                pieces.push(Piece { used: last_use(&mark)?, path: mark, saver: Saver::Mount(folder, size) });
             }
         }
         Ok(pieces)

@@ -66,27 +66,40 @@ impl Store {
     fn claim(&self, id: ImageId, claim: Claim) -> Result<(), Failure> {
         let _changing = self.changing()?;
         let path = self.own_claim(id);
-        match (std::fs::read(&path).ok().as_deref(), claim) {
-            (Some(b"kept"), _) | (Some(_), Claim::Throwaway) => Ok(()),
-            (_, Claim::Kept) => self.put(&path, b"kept"),
-            (None, Claim::Throwaway) => self.put(&path, b"throwaway"),
-        }
+        let bytes: &[u8] = match (std::fs::read(&path).ok().as_deref(), claim) {
+            (Some(b"kept"), _) | (Some(_), Claim::Throwaway) => return Ok(()),
+            (_, Claim::Kept) => b"kept",
+            (None, Claim::Throwaway) => b"throwaway",
+        };
+        self.unmark(&Self::image_mark(&self.owner, id))?;
+        self.put(&path, bytes)
     }
 
-    /// Keeps an image whose layers are here, and brings all of it to the disk.
+    /// Says that an image and an owner's claim to it are on the disk.
+    fn image_mark(owner: &str, id: ImageId) -> String {
+        format!("{owner}.{}", id.0.hex())
+    }
+
+    /// Keeps an image whose layers are here, and brings all of it to the disk that is not there already.
     ///
     /// # Errors
     /// Of the disk.
     pub fn keep(&self, config: &[u8], claim: Claim) -> Result<EngineImage, Failure> {
         let id = ImageId(Digest::of(config));
         let parsed = ImageConfig::parse(config).map_err(|error| Failure::step(format!("the image's config can't be read: {error}")))?;
+        let mark = Self::image_mark(&self.owner, id);
         if self.image(id).is_none() {
+            for owner in files::names(&self.root.join("claims")).map_err(disk("the store"))? {
+                self.unmark(&Self::image_mark(&owner.to_string_lossy(), id))?;
+            }
             self.put(&self.image_path(id), config)?;
         }
         self.claim(id, claim)?;
         // a throwaway is in no record
         if claim == Claim::Kept {
-            self.settle(&parsed.diff_ids)?;
+            let mut marks = self.marks_of(&parsed.diff_ids)?;
+            marks.insert(mark);
+            self.settle(&marks)?;
         }
         Ok(EngineImage { id, handle: id.to_string(), platform: platform_of(config) })
     }
@@ -106,6 +119,7 @@ impl Store {
     /// Removes a claim, and the image when it was the last.
     pub(super) fn release(&self, owner: &OsString, id: ImageId) -> Result<(), Failure> {
         let gone = |error: std::io::Error| if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) };
+        self.unmark(&Self::image_mark(&owner.to_string_lossy(), id))?;
         std::fs::remove_file(self.claim_path(owner, id)).or_else(gone).map_err(disk("letting go of an image"))?;
         let owners = files::names(&self.root.join("claims")).map_err(disk("the store"))?;
         if owners.iter().any(|owner| self.claim_path(owner, id).exists()) {
@@ -138,7 +152,7 @@ impl Store {
         let named = Named { name: name.to_string(), image };
         let bytes = serde_json::to_vec(&named).map_err(|error| Failure::infra(error.to_string()))?;
         self.put(&self.name_path(name), &bytes)?;
-        self.sync(&BTreeSet::new())
+        self.sync()
     }
 
     /// What a name points at.

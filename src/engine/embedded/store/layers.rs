@@ -61,6 +61,11 @@ impl Store {
         self.root.join("layers")
     }
 
+    /// The diff id of the layer of that name.
+    pub(super) fn diff_id(&self, name: &str) -> Option<Digest> {
+        self.info(name).map(|info| info.diff_id)
+    }
+
     fn info(&self, name: &str) -> Option<Info> {
         let bytes = std::fs::read(self.layers().join(name).join("info.json")).ok()?;
         serde_json::from_slice(&bytes).ok()
@@ -157,7 +162,7 @@ impl Store {
             Some(info) if info.diff_id == diff_id && self.trusts(name, &info.boot) => return Ok(()),
             // damaged, or not known to have reached the disk before a restart
             _ if place.exists() => {
-                let _ = std::fs::remove_file(self.root.join("synced").join(name));
+                self.unmark(name)?;
                 let trash = self.work()?;
                 std::fs::rename(&place, trash.path().join("old")).map_err(disk("a layer"))?;
             }
@@ -189,7 +194,7 @@ impl Store {
     }
 
     pub(super) fn remove_layer(&self, name: &str) -> Result<(), Failure> {
-        let _ = std::fs::remove_file(self.root.join("synced").join(name));
+        self.unmark(name)?;
         let trash = self.work()?;
         std::fs::rename(self.layers().join(name), trash.path().join("old")).map_err(disk("removing a layer"))
     }
@@ -223,19 +228,18 @@ impl Store {
         self.put(&self.root.join("cache").join(key.to_hex().as_str()), &bytes)
     }
 
-    /// Brings these layers and all that was written before to the disk.
+    /// The marks of these layers when they are on the disk: their names.
     ///
     /// # Errors
-    /// Of the disk.
-    pub fn settle(&self, diff_ids: &[Digest]) -> Result<(), Failure> {
+    /// Infra, where one is gone.
+    pub(super) fn marks_of(&self, diff_ids: &[Digest]) -> Result<BTreeSet<String>, Failure> {
         let gone = || Failure::infra("a layer of the image is not in the store any more");
-        let names: BTreeSet<String> = self.layer_names(diff_ids).ok_or_else(gone)?.into_iter().collect();
-        self.sync(&names)
+        Ok(self.layer_names(diff_ids).ok_or_else(gone)?.into_iter().collect())
     }
 }
 
 /// Says that a file was of use; collecting takes the oldest.
-fn touch(path: &Path) {
+pub(super) fn touch(path: &Path) {
     use nix::sys::stat::utimes;
     use nix::sys::time::TimeVal;
     // no more than a hint
