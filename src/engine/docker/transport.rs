@@ -148,12 +148,33 @@ fn client_config(files: &TlsFiles) -> io::Result<rustls::ClientConfig> {
     }
 }
 
-/// `ssh` as a stream. Where it ends without a byte, its own words are the error.
+/// `ssh` as a stream. Where it ends without a byte, its own words are the error, of whatever is tried then.
 struct SshPipe {
     child: tokio::process::Child,
     io: tokio::io::Join<tokio::process::ChildStdout, tokio::process::ChildStdin>,
     answered: bool,
-    last_words: Option<Pin<Box<dyn Future<Output = String> + Send>>>,
+    last_words: Option<LastWords>,
+}
+
+enum LastWords {
+    Awaited(Pin<Box<dyn Future<Output = String> + Send>>),
+    Said(String),
+}
+
+impl SshPipe {
+    /// Why it ended.
+    fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
+        let stderr = if self.last_words.is_none() { self.child.stderr.take() } else { None };
+        let words = self.last_words.get_or_insert_with(|| LastWords::Awaited(Box::pin(last_line(stderr))));
+        if let LastWords::Awaited(awaited) = words {
+            match awaited.as_mut().poll(context) {
+                Poll::Ready(line) => *words = LastWords::Said(line),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        let LastWords::Said(line) = words else { return Poll::Pending };
+        Poll::Ready(io::Error::other(format!("ssh: {line}")))
+    }
 }
 
 async fn last_line(stderr: Option<tokio::process::ChildStderr>) -> String {
@@ -176,15 +197,20 @@ impl AsyncRead for SshPipe {
                 return polled;
             }
         }
-        let stderr = if self.last_words.is_none() { self.child.stderr.take() } else { None };
-        let words = self.last_words.get_or_insert_with(|| Box::pin(last_line(stderr)));
-        words.as_mut().poll(context).map(|line| Err(io::Error::other(format!("ssh: {line}"))))
+        self.poll_end(context).map(Err)
     }
 }
 
 impl AsyncWrite for SshPipe {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(context, bytes)
+        if self.last_words.is_none() {
+            let polled = Pin::new(&mut self.io).poll_write(context, bytes);
+            let ended = matches!(&polled, Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe);
+            if !ended || self.answered {
+                return polled;
+            }
+        }
+        self.poll_end(context).map(Err)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
