@@ -192,3 +192,19 @@ fn a_layer_is_its_tar_whatever_it_was_made_on() {
     };
     assert_eq!(last("app:1"), last("app:2"));
 }
+
+/// The third step's layer is the first's.
+#[test]
+fn a_change_that_is_made_again_is_a_layer_that_comes_twice() {
+    let Some(world) = Daemonless::new("made_again") else { return };
+    world.write(
+        "w/images/app/Dockerfile",
+        "FROM shell:1\nRUN echo x > /f\nRUN rm /f && echo y > /g\nRUN echo x > /f\nRUN grep x /f && grep y /g\n",
+    );
+    world.igraph("build //app:1").with(0);
+    world.igraph("export //app:1 oci:../out").with(0);
+    let layout = OciLayout::open(&world.path("out"), &"linux/amd64".parse().unwrap()).unwrap();
+    let layers = layout.layers();
+    assert_eq!((layers.len(), layers[1].diff_id), (4, layers[3].diff_id));
+    world.igraph("verify --rebuild //app:1").with(0);
+}

@@ -89,13 +89,15 @@ impl Store {
         self.layer(diff_ids).is_some()
     }
 
-    /// Roots of the layers relative to [`Store::layers`], top first.
+    /// Roots of the layers relative to [`Store::layers`], top first. One that comes twice stands only where it is topmost: it says
+    /// there again all that it said further down, and overlayfs takes no folder twice.
     ///
     /// # Errors
     /// Infra, where one is gone.
     pub fn stack(&self, diff_ids: &[Digest]) -> Result<Vec<String>, Failure> {
         let names = self.layer_names(diff_ids).ok_or_else(|| Failure::infra("a layer of the image is not in the store any more"))?;
-        Ok(names.into_iter().rev().map(|name| format!("{name}/fs")).collect())
+        let mut seen = BTreeSet::new();
+        Ok(names.into_iter().rev().filter(|name| seen.insert(name.clone())).map(|name| format!("{name}/fs")).collect())
     }
 
     /// What these layers make together.
