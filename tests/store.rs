@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use support::daemonless::{Daemonless, ended};
 use support::skip;
@@ -209,6 +209,13 @@ fn expected(world: &Daemonless) -> Vec<(&'static str, String)> {
     ["//app:1", "//app:2"].map(|label| (label, world.id(label).to_string())).to_vec()
 }
 
+/// A moment within a run that takes as long as the one that this one disturbs.
+fn moment_within(calm: &Daemonless) -> Duration {
+    let begun = Instant::now();
+    calm.igraph("test //app:1 //app:2").with(0);
+    begun.elapsed().mul_f64(fastrand::f64() * 0.9)
+}
+
 #[test]
 fn kills_leave_it_sound() {
     let Some(world) = Daemonless::new("kills_leave_it_sound") else { return };
@@ -218,8 +225,9 @@ fn kills_leave_it_sound() {
         for world in [&world, &calm] {
             world.write("w/images/app/greeting", format!("round {round}\n"));
         }
+        let moment = moment_within(&calm);
         let mut child = world.command("test //app:1 //app:2").stderr(Stdio::null()).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(u64::from(fastrand::u32(5..250))));
+        std::thread::sleep(moment);
         killed += u32::from(child.try_wait().unwrap().is_none());
         child.kill().unwrap();
         child.wait().unwrap();
@@ -326,8 +334,9 @@ fn power_cuts_leave_it_sound() {
         calm.write("w/images/app/greeting", format!("round {round}\n"));
         world.write("w/images/app/greeting", format!("round {round}\n"));
         std::fs::File::open(world.path("w/images/app/greeting")).unwrap().sync_all().unwrap();
+        let moment = moment_within(&calm);
         let mut child = restarted(&world, 2 * round, "test //app:1 //app:2").stderr(Stdio::null()).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(u64::from(fastrand::u32(5..350))));
+        std::thread::sleep(moment);
         cut += u32::from(child.try_wait().unwrap().is_none());
         child.kill().unwrap();
         child.wait().unwrap();
