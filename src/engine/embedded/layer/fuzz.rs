@@ -115,7 +115,8 @@ fn tar_of(script: &str, outside: &Path) -> Vec<u8> {
                     let map: Vec<String> = pieces.iter().map(|(offset, length)| format!("{offset},{length}")).collect();
                     stored = pieces.iter().fold(0_u64, |sum, (_, length)| sum.saturating_add(*length)).min(4000);
                     content = vec![b's'; usize::try_from(stored).unwrap_or(0)];
-                    records.extend(diff::record(b"GNU.sparse.size", number(2).to_string().as_bytes()));
+                    // packed anew it is as large as it says, and held in memory here
+                    records.extend(diff::record(b"GNU.sparse.size", number(2).min(64 << 20).to_string().as_bytes()));
                     records.extend(diff::record(b"GNU.sparse.map", map.join(",").as_bytes()));
                 }
                 if word(1).len() > 100 {
